@@ -1,0 +1,235 @@
+"""What a run emits as it goes, and the picture of a session that these events keep up to date.
+
+An event is told once and never changed. Its envelope (session, epoch, seq, run, at) is added where it is
+published. The picture and the events share their words, so that a client that attaches late draws the
+picture and goes on with the events.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from crabd.messages import AssistantMessage, StopReason, ToolCall, ToolStatus, Usage, UserBlock
+
+SessionState: TypeAlias = Literal["idle", "running", "waiting", "paused", "stored", "damaged"]
+
+
+class SessionUsage(Struct, frozen=True, gc=False):
+    """``context_tokens`` is the size of the last model call, not a sum; ``total`` is the sum of all calls."""
+
+    context_tokens: int = 0
+    context_window: int | None = None
+    calls: int = 0
+    total: Usage = Usage()
+
+
+class SessionInfo(Struct, frozen=True, kw_only=True):
+    """A session at a glance. ``seq`` is the number of its newest event in this life of the daemon."""
+
+    id: str
+    agent: str
+    sender: str
+    topic: str | None
+    title: str
+    state: SessionState
+    active: bool
+    ephemeral: bool
+    cwd: str | None
+    model: str | None
+    parent: str | None = None
+    created_at: datetime
+    updated_at: datetime
+    last_run_at: datetime | None
+    message_count: int
+    steps: int
+    active_seconds: float
+    queue: int
+    usage: SessionUsage
+    seq: int
+
+
+class ErrorInfo(Struct, frozen=True):
+    """A failure told inside a result or an event, with the code it would have as an error."""
+
+    code: int
+    kind: str
+    message: str
+
+
+class QueuedMessage(Struct, frozen=True):
+    run: str
+    content: tuple[UserBlock, ...]
+
+
+class RunPicture(Struct, frozen=True):
+    """A run in progress: the reply streamed so far, and the tool calls that have no result yet."""
+
+    run: str
+    started_at: datetime
+    round: int
+    reply: AssistantMessage
+    open_calls: tuple[ToolCall, ...]
+    steers_waiting: int
+
+
+class Snapshot(Struct, frozen=True):
+    """A session as it is between two events: ``seq`` of the info is the last event it contains."""
+
+    info: SessionInfo
+    run: RunPicture | None
+    queue: tuple[QueuedMessage, ...]
+
+
+class Event(Struct, frozen=True, gc=False, tag_field="type"):
+    """The base of all events."""
+
+
+class RunStarted(Event, frozen=True, tag="run_started"):
+    content: tuple[UserBlock, ...]
+    step: int
+
+
+class TextStart(Event, frozen=True, tag="text_start"):
+    pass
+
+
+class TextDelta(Event, frozen=True, tag="text_delta"):
+    text: str
+
+
+class TextEnd(Event, frozen=True, tag="text_end"):
+    pass
+
+
+class ThinkingStart(Event, frozen=True, tag="thinking_start"):
+    pass
+
+
+class ThinkingDelta(Event, frozen=True, tag="thinking_delta"):
+    text: str
+
+
+class ThinkingEnd(Event, frozen=True, tag="thinking_end"):
+    pass
+
+
+class ToolCalled(Event, frozen=True, tag="tool_call"):
+    call: str
+    name: str
+    arguments: str
+
+
+class ToolOutput(Event, frozen=True, tag="tool_output"):
+    """What a tool prints while it works."""
+
+    call: str
+    text: str
+
+
+class ToolResult(Event, frozen=True, tag="tool_result"):
+    call: str
+    name: str
+    status: ToolStatus
+    output: str
+    duration_ms: int
+
+
+class Steered(Event, frozen=True, tag="steered"):
+    """A steering joined the run; ``steer`` is the id its acknowledgement gave."""
+
+    steer: str
+    content: tuple[UserBlock, ...]
+
+
+class Queued(Event, frozen=True, tag="queued"):
+    """A message waits its turn; ``position`` counts from 1."""
+
+    position: int
+    content: tuple[UserBlock, ...]
+
+
+class Compacted(Event, frozen=True, tag="compacted"):
+    archive: str
+    summary: str
+    usage_before: int
+    usage_after: int
+
+
+class TitleChanged(Event, frozen=True, tag="title_changed"):
+    title: str
+
+
+class UsageReported(Event, frozen=True, tag="usage"):
+    """One model call was paid for; ``total`` is what the session has come to with it."""
+
+    model: str
+    usage: Usage
+    total: SessionUsage
+
+
+class PersistenceFailed(Event, frozen=True, tag="persistence_failed"):
+    """Records wait in memory: they are written before anything later is."""
+
+    error: ErrorInfo
+    unsaved: int
+
+
+class RunEnded(Event, frozen=True, tag="run_ended"):
+    """The last event of a run. ``persisted`` says whether everything it said is in the store."""
+
+    stop_reason: StopReason
+    usage: Usage
+    persisted: bool
+    error: ErrorInfo | None = None
+
+
+class SessionChanged(Event, frozen=True, tag="session_changed"):
+    info: SessionInfo
+
+
+class SessionClosed(Event, frozen=True, tag="session_closed"):
+    reason: Literal["closed", "deleted"]
+
+
+class Lagged(Event, frozen=True, tag="lagged", rename={"from_": "from"}):
+    """This subscriber was too slow for the events ``from`` … ``to``: subscribe again with ``after``."""
+
+    from_: int
+    to: int
+
+
+AnyEvent: TypeAlias = (
+    RunStarted
+    | TextStart
+    | TextDelta
+    | TextEnd
+    | ThinkingStart
+    | ThinkingDelta
+    | ThinkingEnd
+    | ToolCalled
+    | ToolOutput
+    | ToolResult
+    | Steered
+    | Queued
+    | Compacted
+    | TitleChanged
+    | UsageReported
+    | PersistenceFailed
+    | RunEnded
+    | SessionChanged
+    | SessionClosed
+    | Lagged
+)
+
+
+class Envelope(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What every event carries besides its own fields; on the wire the two are one flat object."""
+
+    session: str
+    epoch: str
+    seq: int
+    at: datetime
+    run: str | UnsetType = field(default=UNSET)
