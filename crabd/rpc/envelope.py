@@ -1,0 +1,292 @@
+"""What one JSON-RPC 2.0 message says: read it once into a type, write it from values.
+
+Parameters and results stay undecoded (``msgspec.Raw``). Knows nothing of links, framing or methods.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any, Literal, TypeAlias, cast
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+OVERLOADED = -32001
+CANCELLED = -32800
+
+# Deeper than any document of ours by far, and shallow enough for every decoder's stack, clients' included.
+MAX_NESTING = 128
+
+Id: TypeAlias = int | str
+
+_ABSENT = Raw(b"")
+
+
+class RpcError(Exception):
+    """An error as it travels: ``data`` holds facts for programs, ``kind`` first."""
+
+    def __init__(self, code: int, message: str, data: dict[str, object] | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.data = data
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"RpcError({self.code}, {self.message!r}, {self.data!r})"
+
+
+class InvalidMessage(Exception):
+    """A text that is no message. ``error`` is the answer it deserves, ``id`` whom it goes to, if known."""
+
+    def __init__(self, error: RpcError, message_id: Id | None = None) -> None:
+        self.error = error
+        self.id = message_id
+
+    def __str__(self) -> str:
+        return self.error.message
+
+
+class Request(Struct, frozen=True, gc=False):
+    """``params`` is an object, an array, ``null`` or nothing at all, as it came."""
+
+    id: Id
+    method: str
+    params: Raw
+
+
+class Notification(Struct, frozen=True, gc=False):
+    """A request that wants no answer."""
+
+    method: str
+    params: Raw
+
+
+class Response(Struct, frozen=True):
+    """The answer to one of our requests: ``error`` is set or ``result`` counts."""
+
+    id: Id
+    result: Raw
+    error: RpcError | None
+
+
+Message: TypeAlias = Request | Notification | Response
+
+
+class _Wire(Struct, gc=False):
+    """Every message is one of these; which kind shows in what is set."""
+
+    jsonrpc: Literal["2.0"]
+    # A request with a null id is refused: the specification discourages it, since the answer could not be
+    # told from the answer to a request that was unreadable.
+    id: int | str | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Raw = _ABSENT
+    result: Raw = _ABSENT
+    error: Raw = _ABSENT
+
+
+class _WireError(Struct, omit_defaults=True):
+    code: int
+    message: str
+    data: Any = None
+
+
+_wire_decoder = msgspec.json.Decoder(_Wire)
+_error_decoder = msgspec.json.Decoder(_WireError)
+_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
+_array_decoder = msgspec.json.Decoder(list[Raw])
+_text_decoder = msgspec.json.Decoder(Raw)
+_id_decoder: msgspec.json.Decoder[Id] = msgspec.json.Decoder(int | str)
+
+_PARAMS_START = b"{[n"
+_NULL = Raw(b"null")
+
+
+def decode_message(text: bytes) -> Message | None:
+    """Read one message; null for an answer that is addressed to nobody.
+
+    Raises:
+      InvalidMessage: the text is no JSON, or no request, notification or response.
+    """
+    try:
+        _check_utf8(text)
+        wire = _wire_decoder.decode(text)
+    except msgspec.ValidationError as exc:
+        refusal = _judge_misfit(text, str(exc))
+        if refusal is None:
+            return None
+        raise refusal from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise _unreadable(exc) from exc
+    if wire.method is UNSET:
+        return _read_response(wire)
+    params = wire.params
+    if len(params) and memoryview(params)[0] not in _PARAMS_START:
+        raise _invalid("params must be an object or an array", None if wire.id is UNSET else wire.id)
+    if wire.id is UNSET:
+        return Notification(wire.method, params)
+    return Request(wire.id, wire.method, params)
+
+
+def decode_batch(text: bytes) -> list[bytes]:
+    """Cut a JSON array into the texts of its members.
+
+    Raises:
+      InvalidMessage: the text is no JSON.
+    """
+    try:
+        _check_utf8(text)
+        return [bytes(member) for member in _array_decoder.decode(text)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise _unreadable(exc) from exc
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Tell whether brackets nest deeper than ``MAX_NESTING``.
+
+    Never true for text whose brackets do not pair, which the decoder refuses without going deep.
+    """
+    if len(text) <= 2 * MAX_NESTING or text.count(b"[") + text.count(b"{") <= MAX_NESTING:
+        return False
+    marks = text.replace(rb"\\", b"").replace(rb"\"", b"").translate(_SQUARE, _NO_MARKS)
+    # Every second piece between quotes is inside a string. Two neighbouring quotes can go first: that
+    # changes no other mark's side, and leaves nothing of the many strings that hold no bracket.
+    brackets = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
+    if brackets.count(b"[") != brackets.count(b"]"):
+        return False
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_NESTING
+
+
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_STEPS = {ord("["): 1, ord("]"): -1}
+
+
+def encode_result(request_id: Id, result: object) -> bytes:
+    """Write an answer. Null becomes ``{}``: many clients take a null result for no result."""
+    return _encode(_Success(request_id, {} if result is None else result))
+
+
+def encode_error(request_id: Id | None, error: RpcError) -> bytes:
+    """Write a refusal; ``request_id`` is null when it is not known whose."""
+    return _encode(_Failure(request_id, _WireError(error.code, error.message, error.data)))
+
+
+def encode_request(request_id: int, method: str, params: object) -> bytes:
+    """Write a request of ours."""
+    return _encode(_OurRequest(request_id, method, params))
+
+
+def encode_notification(method: str, params: object) -> bytes:
+    """Write a notification: done once, it can be sent to any number of peers."""
+    return _encode(_OurNotification(method, params))
+
+
+# The tag writes ``"jsonrpc":"2.0"`` in front of the fields.
+class _Success(Struct, gc=False, tag_field="jsonrpc", tag="2.0"):
+    id: Id
+    result: object
+
+
+class _Failure(Struct, gc=False, tag_field="jsonrpc", tag="2.0"):
+    id: Id | None
+    error: _WireError
+
+
+class _OurRequest(Struct, gc=False, tag_field="jsonrpc", tag="2.0"):
+    id: int
+    method: str
+    params: object
+
+
+class _OurNotification(Struct, gc=False, tag_field="jsonrpc", tag="2.0"):
+    method: str
+    params: object
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def _encode(message: Struct) -> bytes:
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:
+        # Half a surrogate pair: a file name that is not UTF-8, or text that a tool cut in two.
+        return _encoder.encode(_scrub(msgspec.to_builtins(message, enc_hook=_open_raw)))
+
+
+def _open_raw(value: object) -> object:
+    if isinstance(value, Raw):
+        return msgspec.json.decode(value)
+    raise TypeError(f"objects of type {type(value).__name__} have no JSON form")
+
+
+def _scrub(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, dict):
+        return {_scrub(key): _scrub(member) for key, member in cast("dict[object, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_scrub(member) for member in cast("list[object]", value)]
+    return value
+
+
+def _check_utf8(text: bytes) -> None:
+    # The decoder looks at bytes only where it builds a str, and parameters it merely steps over.
+    if not text.isascii():
+        text.decode()
+
+
+def _read_response(wire: _Wire) -> Response | None:
+    has_error = len(wire.error) > 0 and wire.error != _NULL
+    if not has_error and not len(wire.result):
+        raise _invalid("method is missing", None if wire.id is UNSET else wire.id)
+    if wire.id is UNSET:
+        return None
+    return Response(wire.id, wire.result, _read_error(wire.error) if has_error else None)
+
+
+def _read_error(raw: Raw) -> RpcError:
+    try:
+        error = _error_decoder.decode(raw)
+    except msgspec.ValidationError as exc:
+        return RpcError(INTERNAL_ERROR, f"the other end sent a malformed error: {exc}")
+    is_object = isinstance(error.data, dict)
+    return RpcError(error.code, error.message, cast("dict[str, object]", error.data) if is_object else None)
+
+
+def _judge_misfit(text: bytes, problem: str) -> InvalidMessage | None:
+    """Find out, off the fast path, what text it is that fits no message; null for a malformed response."""
+    try:
+        # The fit is judged from left to right: what comes after the misfit may be no JSON at all.
+        _text_decoder.decode(text)
+        fields = _fields_decoder.decode(text)
+    except msgspec.ValidationError:
+        return _invalid(problem)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        return _unreadable(exc)
+    if "method" not in fields and fields.keys() & {"result", "error"}:
+        return None
+    return _invalid(problem, _read_id(fields.get("id", _NULL)))
+
+
+def _read_id(raw: Raw) -> Id | None:
+    try:
+        return _id_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None
+
+
+def _invalid(problem: str, message_id: Id | None = None) -> InvalidMessage:
+    return InvalidMessage(RpcError(INVALID_REQUEST, f"invalid request: {problem}"), message_id)
+
+
+def _unreadable(exc: Exception) -> InvalidMessage:
+    return InvalidMessage(RpcError(PARSE_ERROR, f"parse error: {exc}"))

@@ -1,0 +1,75 @@
+"""What a method is: a name, the types of its parameters and its result, and how to read the first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+P = TypeVar("P", bound=Struct)
+R = TypeVar("R")
+
+# Clients spell "no parameters" in all these ways: Emacs sends null, Lua an empty array.
+NO_PARAMS = (b"", b"null", b"[]", b"{}")
+
+
+class InvalidParamsError(Exception):
+    """Parameters that do not fit their type. ``path`` is ``$`` for all of them, ``$.name`` for one."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"invalid params at {self.path}: {self.problem}"
+
+
+class Method(Struct, Generic[P, R], frozen=True):
+    """A name with its types. ``summary`` is one sentence for people."""
+
+    name: str
+    params: type[P]
+    result: Any
+    summary: str
+
+    def decode_params(self, raw: bytes | msgspec.Raw) -> P:
+        """Read parameters as they came off the wire.
+
+        Raises:
+          InvalidParamsError: a wrong type, a missing or an unknown field, with its path.
+        """
+        data = bytes(raw)
+        try:
+            return msgspec.json.decode(b"{}" if data in NO_PARAMS else data, type=self.params)
+        except msgspec.ValidationError as exc:
+            raise InvalidParamsError(*_locate(str(exc))) from exc
+
+
+class MethodTable:
+    """All methods of a server, by name, in the order they are documented."""
+
+    def __init__(self, methods: Iterable[Method[Any, Any]]) -> None:
+        self._methods = {method.name: method for method in methods}
+
+    def __iter__(self) -> Iterator[Method[Any, Any]]:
+        return iter(self._methods.values())
+
+    def get(self, name: str) -> Method[Any, Any] | None:
+        """Look a method up; null if there is none."""
+        return self._methods.get(name)
+
+
+_AT_PATH = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
+_NAMED_FIELD = re.compile(r"(?:missing required field|contains unknown field) `(?P<field>[^`]*)`")
+
+
+def _locate(text: str) -> tuple[str, str]:
+    """Split msgspec's sentence into path and problem; a missing or unknown field becomes part of the path."""
+    found = _AT_PATH.match(text)
+    assert found is not None, "the pattern matches any text"
+    path, problem = found["path"] or "$", found["problem"]
+    named = _NAMED_FIELD.search(problem)
+    return (f"{path}.{named['field']}" if named else path), problem

@@ -1,0 +1,281 @@
+"""The peer on a real socket: answers, tasks, cancellation, our own requests."""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+import pytest
+import trio
+from msgspec import Raw
+from structlog.testing import capture_logs
+
+from crabd.rpc.connection import FIRST_REQUEST_ID, Limits
+from crabd.rpc.envelope import RpcError
+from crabd.rpc.methods import InvalidParamsError
+from crabd.rpc.peer import Answer, FollowedBy, Peer
+from tests.rpc.cases import (
+    BUGS,
+    FRAMINGS,
+    GENERAL,
+    TABLE,
+    Case,
+    Framing,
+    answer,
+    assert_same,
+    brief,
+    read_texts,
+)
+from tests.rpc.links import PATIENCE, serving
+
+
+async def answer_later(method: str, params: Raw) -> object:
+    await trio.lowlevel.checkpoint()
+    return answer(method, params)
+
+
+def answer_as_task(method: str, params: Raw) -> object:
+    return answer_later(method, params)
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("case", [*GENERAL, *TABLE], ids=lambda case: case.name)
+async def test_it_answers_as_the_specification_says(case: Case, framing: Framing) -> None:
+    here, there = socket.socketpair()
+
+    async with serving(Peer(here, answer), there) as client:
+        await client.stream.send_all(case.stream(framing))
+        if not case.is_fatal:
+            await client.stream.send_eof()
+        answers = await client.receive_rest()
+
+    assert_same(map(brief, read_texts(answers, framing)), case.expect)
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
+async def test_methods_that_run_as_tasks_give_the_same_answers(case: Case) -> None:
+    here, there = socket.socketpair()
+
+    async with serving(Peer(here, answer_as_task), there) as client:
+        await client.stream.send_all(case.stream("lines"))
+        await client.stream.send_eof()
+        answers = await client.receive_rest()
+
+    assert_same(map(brief, read_texts(answers, "lines")), case.expect)
+
+
+@pytest.mark.parametrize("method_table", [answer, answer_as_task])
+@pytest.mark.parametrize("case", BUGS, ids=lambda case: case.name)
+async def test_a_bug_is_logged_with_its_traceback_and_told_without_details(
+    case: Case, method_table: Answer
+) -> None:
+    here, there = socket.socketpair()
+
+    with capture_logs() as logs:
+        async with serving(Peer(here, method_table), there) as client:
+            await client.send(*case.texts)
+            text = await client.receive_text()
+
+    assert brief(text) == case.expect[0]
+    assert msgspec.json.decode(text)["error"] == {"code": -32603, "message": "internal error"}
+    (log,) = logs
+    assert (log["event"], log["log_level"]) == ("request_failed", "error")
+    assert isinstance(log["exc_info"], ZeroDivisionError | TypeError)
+
+
+async def test_an_error_travels_with_its_facts() -> None:
+    def refuse(method: str, _: Raw) -> object:
+        if method == "params":
+            raise InvalidParamsError("$.name", "is missing")
+        raise RpcError(-32002, "there is none", {"kind": "not_found"})
+
+    here, there = socket.socketpair()
+    async with serving(Peer(here, refuse), there) as client:
+        await client.call(1, "other")
+        await client.call(2, "params")
+        errors = [msgspec.json.decode(await client.receive_text())["error"] for _ in range(2)]
+
+    assert errors == [
+        {"code": -32002, "message": "there is none", "data": {"kind": "not_found"}},
+        {
+            "code": -32602,
+            "message": "invalid params at $.name: is missing",
+            "data": {"kind": "invalid_params", "path": "$.name", "problem": "is missing"},
+        },
+    ]
+
+
+class Gate:
+    """A method that waits until the test lets it go, one event per call."""
+
+    def __init__(self) -> None:
+        self.opened = trio.Event()
+        self.started = 0
+        self.cancelled = 0
+
+    def __call__(self, method: str, _: Raw) -> object:
+        return self._wait() if method == "wait" else {}
+
+    async def _wait(self) -> object:
+        self.started += 1
+        try:
+            await self.opened.wait()
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        return {"waited": True}
+
+
+async def test_a_task_delays_nobody() -> None:
+    gate = Gate()
+    here, there = socket.socketpair()
+    peer = Peer(here, gate)
+
+    async with serving(peer, there) as client:
+        await client.call(1, "wait")
+        await client.call(2, "ping")
+
+        assert await client.receive() == (2, {})
+        assert repr(peer) == "<Peer open, 0 pending, 1 in flight>"
+        gate.opened.set()
+        assert await client.receive() == (1, {"waited": True})
+        assert repr(peer) == "<Peer open, 0 pending, 0 in flight>"
+    assert repr(peer) == "<Peer closed, 0 pending, 0 in flight>"
+
+
+async def test_a_request_is_cancelled_by_the_other_end_and_says_so() -> None:
+    gate = Gate()
+    here, there = socket.socketpair()
+
+    async with serving(Peer(here, gate), there) as client:
+        await client.call(1, "wait")
+        await client.call(2, "wait")
+        await client.notify("$/cancelRequest", {"id": 1})
+        assert await client.receive() == (1, -32800)
+        await client.notify("$/cancelRequest", {"id": 1})
+        await client.notify("$/cancel_request", {"requestId": 2})
+        assert await client.receive() == (2, -32800)
+
+    assert (gate.started, gate.cancelled) == (2, 2)
+
+
+async def test_a_method_that_finishes_in_spite_of_a_cancellation_is_answered_with_its_result() -> None:
+    async def stubborn() -> object:
+        with trio.CancelScope(shield=True):
+            await release.wait()
+        return {"done": True}
+
+    release = trio.Event()
+    here, there = socket.socketpair()
+    async with serving(Peer(here, lambda method, _: stubborn() if method == "wait" else {}), there) as client:
+        await client.call(1, "wait")
+        await client.notify("$/cancelRequest", {"id": 1})
+        await client.call(2, "ping")
+        assert await client.receive() == (2, {})
+        release.set()
+
+        assert await client.receive() == (1, {"done": True})
+
+
+async def test_more_tasks_than_the_limit_are_refused_and_told_to_come_again() -> None:
+    gate = Gate()
+    here, there = socket.socketpair()
+
+    async with serving(Peer(here, gate, limits=Limits(in_flight=2)), there) as client:
+        for message_id in (1, 2, 3):
+            await client.call(message_id, "wait")
+        refusal = msgspec.json.decode(await client.receive_text())
+        gate.opened.set()
+        answers = sorted([await client.receive() for _ in range(2)], key=str)
+        await client.call(4, "wait")
+        answers.append(await client.receive())
+
+    assert (refusal["id"], refusal["error"]["code"]) == (3, -32001)
+    assert refusal["error"]["data"] == {"kind": "overloaded", "limit": 2}
+    assert answers == [(1, {"waited": True}), (2, {"waited": True}), (4, {"waited": True})]
+
+
+async def test_posted_texts_keep_their_place_among_the_answers() -> None:
+    def subscribe(_method: str, _params: Raw) -> object:
+        peer.post(b'{"jsonrpc":"2.0","method":"event","params":{"seq":1}}')
+        return {}
+
+    here, there = socket.socketpair()
+    peer = Peer(here, subscribe)
+    async with serving(peer, there) as client:
+        await client.call(1, "subscribe")
+        texts = [await client.receive_text(), await client.receive_text()]
+        peer.post(b'{"jsonrpc":"2.0","method":"event","params":{"seq":2}}')
+        texts.append(await client.receive_text())
+
+    assert [msgspec.json.decode(text).get("params") for text in texts] == [{"seq": 1}, None, {"seq": 2}]
+    assert peer.backlog == 0
+
+
+async def test_what_follows_a_result_goes_out_right_behind_it() -> None:
+    here, there = socket.socketpair()
+    followed = FollowedBy({"seq": 2}, (b'{"seq":1}', b'{"seq":2}'))
+
+    async with serving(Peer(here, lambda _method, _params: followed), there) as client:
+        await client.call(1, "subscribe")
+        await client.call(2, "subscribe")
+        texts = [await client.receive_text() for _ in range(6)]
+
+    assert [brief(texts[0]), brief(texts[3])] == [(1, {"seq": 2}), (2, {"seq": 2})]
+    assert texts[1:3] == texts[4:6] == [b'{"seq":1}', b'{"seq":2}']
+
+
+async def test_notifications_are_handed_on_and_a_failing_listener_harms_nothing() -> None:
+    heard: list[tuple[str, bytes]] = []
+
+    def listen(method: str, params: Raw) -> None:
+        heard.append((method, bytes(params)))
+        raise ZeroDivisionError
+
+    here, there = socket.socketpair()
+    with capture_logs() as logs:
+        async with serving(Peer(here, answer, on_notification=listen), there) as client:
+            await client.notify("hello", {"a": 1})
+            await client.call(1, "daemon/ping")
+            assert await client.receive() == (1, {})
+
+    assert heard == [("hello", b'{"a":1}')]
+    assert [log["event"] for log in logs] == ["notification_failed"]
+
+
+async def test_two_peers_ask_each_other() -> None:
+    here, there = socket.socketpair()
+    one, other = Peer(here, answer), Peer(there, answer_as_task)
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.serve)
+            nursery.start_soon(other.serve)
+            results = [
+                bytes(await one.request("subtract", [5, 3])),
+                bytes(await other.request("subtract", {"minuend": 3, "subtrahend": 5})),
+            ]
+            with pytest.raises(RpcError, match="there is no method nobody") as info:
+                await one.request("nobody", {})
+            one.close()
+
+    assert results == [b"2", b"-2"]
+    assert info.value.code == -32601
+
+
+async def test_a_cancelled_request_of_ours_is_cancelled_there_and_the_link_goes_on() -> None:
+    here, there = socket.socketpair()
+    peer = Peer(here, answer)
+
+    async with serving(peer, there) as client:
+        async with trio.open_nursery() as asking:
+            asking.start_soon(peer.request, "ask", None)
+            assert msgspec.json.decode(await client.receive_text())["id"] == FIRST_REQUEST_ID
+            assert repr(peer) == "<Peer open, 1 pending, 0 in flight>"
+            asking.cancel_scope.cancel()
+        cancellation = msgspec.json.decode(await client.receive_text())
+        await client.send(b'{"jsonrpc":"2.0","id":%d,"result":{}}' % FIRST_REQUEST_ID)
+        await client.call(1, "daemon/ping")
+
+        assert await client.receive() == (1, {})
+    assert (cancellation["method"], cancellation["params"]) == ("$/cancelRequest", {"id": FIRST_REQUEST_ID})
