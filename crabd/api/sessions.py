@@ -1,0 +1,218 @@
+"""Parameters and results of ``session/*``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from crabd.events import ErrorInfo, SessionInfo, SessionState, SessionUsage, Snapshot
+from crabd.messages import SESSION_ID_PATTERN, Message, StopReason, Usage, UserBlock
+
+SessionId: TypeAlias = Annotated[
+    str, Meta(pattern=SESSION_ID_PATTERN, max_length=128, examples=["crab_user_1"])
+]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+# A client's own name for a request, so that a repeated one is recognised.
+RequestKey: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+Text: TypeAlias = Annotated[str, Meta(min_length=1)]
+Content: TypeAlias = Text | Annotated[tuple[UserBlock, ...], Meta(min_length=1)]
+AbsolutePath: TypeAlias = Annotated[str, Meta(pattern="^/", max_length=4096)]
+Limit: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
+Role: TypeAlias = Literal["user", "assistant", "tool"]
+
+
+class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of all parameters: a field that is not known is refused by name."""
+
+
+class OfSession(Params, frozen=True):
+    session: SessionId
+
+
+class GetOrCreate(Params, frozen=True):
+    """``topic`` titles a session of its own; ``cwd`` is where the agent works, for a new session."""
+
+    agent: Name
+    sender: Name = "user"
+    topic: Name | None = None
+    description: str | None = None
+    ephemeral: bool = False
+    cwd: AbsolutePath | None = None
+
+
+class GotOrCreated(SessionInfo, frozen=True, kw_only=True):
+    created: bool
+
+
+class Send(OfSession, frozen=True):
+    """With ``wait`` the answer comes when the run has ended, and with ``events`` its events before it."""
+
+    content: Content
+    request_key: RequestKey | None = None
+    when_busy: Literal["queue", "steer", "reject"] = "queue"
+    tool_choice: Name = "auto"
+    wait: bool = True
+    events: bool = True
+
+
+class Accepted(Struct, frozen=True):
+    """No event of the run comes before ``first_seq``: subscribe ``after`` the one before it."""
+
+    run: str
+    first_seq: int
+    disposition: Literal["started", "queued", "steered", "attached"]
+
+
+class RunResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``text`` is the final reply's; ``persisted`` says that every record of the run is durable."""
+
+    run: str
+    stop_reason: StopReason
+    text: str
+    usage: Usage
+    persisted: bool
+    first_seq: int
+    last_seq: int
+    error: ErrorInfo | None = None
+
+
+class Steer(OfSession, frozen=True):
+    content: Content
+
+
+class SteerQueued(Struct, frozen=True):
+    """``position`` counts from 1; the event ``steered`` says when it joined the run."""
+
+    steer: str
+    run: str
+    status: Literal["queued"]
+    position: int
+
+
+class Cancel(OfSession, frozen=True):
+    """Without ``run``: whatever is going, and only that."""
+
+    run: str | None = None
+
+
+class Cancelled(Struct, frozen=True):
+    run: str | None
+    stop_reason: StopReason
+
+
+class Compact(OfSession, frozen=True):
+    """``instructions`` tells the summary what matters."""
+
+    instructions: str | None = None
+
+
+class CompactResult(Struct, frozen=True):
+    """``usage_*`` are tokens of context; after is an estimate until the next model call."""
+
+    archive: str
+    summary: str
+    usage_before: int
+    usage_after: int
+
+
+class Close(OfSession, frozen=True):
+    cancel: bool = False
+
+
+class Closed(Struct, frozen=True):
+    closed: bool
+
+
+class Deleted(Struct, frozen=True):
+    deleted: bool
+
+
+class List(Params, frozen=True):
+    """``text`` is looked for in titles, topics and ids. Newest use first."""
+
+    agent: Name | None = None
+    sender: Name | None = None
+    topic: Name | None = None
+    state: SessionState | None = None
+    text: str | None = None
+    cursor: str | None = None
+    limit: Limit = 50
+
+
+class SessionPage(Struct, frozen=True):
+    """``cursor`` asks for the next page; null is the end."""
+
+    sessions: tuple[SessionInfo, ...]
+    cursor: str | None
+
+
+class History(OfSession, frozen=True, rename={"from_": "from"}):
+    """Messages from step ``from`` on, or the last ``limit`` of them when it is left out."""
+
+    from_: Annotated[int, Meta(ge=1)] | None = None
+    limit: Limit = 100
+    roles: tuple[Role, ...] | None = None
+
+
+class HistoryEntry(Struct, frozen=True):
+    step: int
+    run: str
+    at: datetime
+    message: Message
+
+
+class HistoryPage(Struct, frozen=True):
+    """``next`` is the step to go on from; null is the end."""
+
+    messages: tuple[HistoryEntry, ...]
+    next: int | None
+
+
+class Subscribe(Params, frozen=True):
+    """One session, or ``all``. With ``after`` and its ``epoch`` what was missed is sent again first."""
+
+    session: SessionId | None = None
+    all: bool = False
+    after: Annotated[int, Meta(ge=0)] | None = None
+    epoch: str | None = None
+
+
+class Subscribed(Struct, frozen=True):
+    """The picture as of ``seq``. ``replay`` is ``partial`` when something before ``seq`` was missed for good.
+
+    With ``all`` there is a list of the live sessions in place of the picture, and ``seq`` is 0.
+    """
+
+    snapshot: Snapshot | None
+    sessions: tuple[SessionInfo, ...]
+    epoch: str
+    seq: int
+    replay: Literal["complete", "partial"]
+
+
+class Unsubscribe(Params, frozen=True):
+    session: SessionId | None = None
+    all: bool = False
+
+
+class Unsubscribed(Struct, frozen=True):
+    unsubscribed: bool
+
+
+class Configure(OfSession, frozen=True):
+    """A field left out stays as it is; null returns it to the agent's or the daemon's default."""
+
+    title: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    model: Name | None | UnsetType = UNSET
+    thinking: bool | None | UnsetType = UNSET
+    system_prompt: str | None | UnsetType = UNSET
+    cwd: AbsolutePath | None | UnsetType = UNSET
+
+
+class UsageResult(Struct, frozen=True):
+    session: str
+    usage: SessionUsage
+    runs: int
+    active_seconds: float

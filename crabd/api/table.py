@@ -1,0 +1,43 @@
+"""Every method there is, with its types. A client reads this page and knows what can be asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crabd.api import daemon as d
+from crabd.api import sessions as s
+from crabd.events import SessionInfo, Snapshot
+from crabd.rpc.methods import Method, MethodTable
+
+EVENT_NOTIFICATION = "session/event"
+
+METHODS = MethodTable(
+    [
+        Method("initialize", d.Initialize, d.ServerInfo, "Say who is calling and learn who answers."),
+        Method("rpc.discover", d.NoParams, dict[str, Any], "Get this description, as an OpenRPC document."),
+        Method("session/get_or_create", s.GetOrCreate, s.GotOrCreated, "Find or make the session of an agent and a sender."),
+        Method("session/load", s.OfSession, SessionInfo, "Make a stored session live."),
+        Method("session/send", s.Send, s.RunResult | s.Accepted, "Give the agent a message and have it run."),
+        Method("session/steer", s.Steer, s.SteerQueued, "Say something to the run that is going."),
+        Method("session/cancel", s.Cancel, s.Cancelled, "Stop the run that is going; answers when it has settled."),
+        Method("session/compact", s.Compact, s.CompactResult, "Replace old history by a summary; the log keeps it."),
+        Method("session/close", s.Close, s.Closed, "Unload a session; it stays in the store."),
+        Method("session/delete", s.OfSession, s.Deleted, "Remove a session for good, cancelling its run."),
+        Method("session/list", s.List, s.SessionPage, "List sessions, the last used first."),
+        Method("session/get", s.OfSession, Snapshot, "Get a session as it is now, with the reply streamed so far."),
+        Method("session/history", s.History, s.HistoryPage, "Read messages, also those before a compaction."),
+        Method("session/subscribe", s.Subscribe, s.Subscribed, "Get the picture and, from it on, every event."),
+        Method("session/unsubscribe", s.Unsubscribe, s.Unsubscribed, "Stop the events of a session, or of all."),
+        Method("session/pause", s.OfSession, SessionInfo, "Keep the session from starting runs, also after a restart."),
+        Method("session/resume", s.OfSession, SessionInfo, "Let a paused session start runs again."),
+        Method("session/configure", s.Configure, SessionInfo, "Change a session's title, model, prompt or directory."),
+        Method("session/usage", s.OfSession, s.UsageResult, "Tell what a session has used."),
+        Method("session/clear", s.OfSession, SessionInfo, "Start over with an empty history; the log keeps the old one."),
+        Method("agent/list", d.NoParams, d.AgentList, "List the agents."),
+        Method("model/list", d.NoParams, d.ModelList, "List the models that the configured servers have."),
+        Method("daemon/ping", d.NoParams, d.Pong, "Ask whether anybody is there."),
+        Method("daemon/status", d.NoParams, d.DaemonStatus, "Tell how the daemon is."),
+        Method("daemon/reload", d.NoParams, d.Reloaded, "Read configuration and agents again; nothing running is touched."),
+        Method("daemon/shutdown", d.Shutdown, d.ShutdownStarted, "Let runs finish, then stop."),
+    ]
+)  # fmt: skip
