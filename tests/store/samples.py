@@ -1,0 +1,102 @@
+"""Records to store: some fixed ones, and strategies for every kind there is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from hypothesis import strategies as st
+from msgspec import UNSET
+
+from crabd.events import ErrorInfo
+from crabd.messages import (
+    AssistantMessage,
+    TextBlock,
+    ThinkingBlock,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+    user_text,
+)
+from crabd.store.base import (
+    Cleared,
+    Compacted,
+    Configured,
+    Created,
+    MessageAdded,
+    MessageQueued,
+    ModelCalled,
+    Record,
+    RunClosed,
+    RunOpened,
+    Step,
+)
+
+AT = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+counts = st.integers(0, 2**53)
+seconds = st.floats(0, 1e9)
+maybe_words = st.none() | words
+
+usages = st.builds(Usage, counts, counts, counts, counts, counts, st.none() | seconds)
+text_blocks = st.builds(TextBlock, words)
+user_contents = st.lists(text_blocks, max_size=3).map(tuple)
+assistant_blocks = text_blocks | st.builds(ThinkingBlock, words) | st.builds(ToolCall, words, words, words)
+messages = (
+    st.builds(UserMessage, user_contents, words)
+    | st.builds(AssistantMessage, st.lists(assistant_blocks, max_size=3).map(tuple), words, st.booleans())
+    | st.builds(
+        ToolMessage, words, words, words, st.sampled_from(["ok", "error", "cancelled", "interrupted"])
+    )
+)
+records: st.SearchStrategy[Record] = st.one_of(
+    st.builds(RunOpened, words, maybe_words),
+    st.builds(MessageQueued, words, user_contents, words, maybe_words),
+    st.builds(MessageAdded, words, messages),
+    st.builds(
+        ModelCalled, words, words, st.sampled_from(["reply", "summary"]), usages, counts, st.none() | counts
+    ),
+    st.builds(
+        RunClosed,
+        words,
+        st.sampled_from(["end_turn", "cancelled", "error"]),
+        seconds,
+        usages,
+        st.none() | st.builds(ErrorInfo, st.integers(-40000, 0), words, words),
+    ),
+    st.builds(Compacted, words, words, counts, st.none() | counts, counts),
+    st.builds(Cleared),
+    st.builds(
+        Configured,
+        title=st.just(UNSET) | words,
+        model=st.just(UNSET) | maybe_words,
+        thinking=st.just(UNSET) | st.none() | st.booleans(),
+        system_prompt=st.just(UNSET) | maybe_words,
+        cwd=st.just(UNSET) | maybe_words,
+        paused=st.just(UNSET) | st.booleans(),
+    ),
+)
+appends = st.lists(st.lists(records, min_size=1, max_size=4), max_size=5)
+
+
+def said(text: str) -> MessageAdded:
+    return MessageAdded("r1", user_text(text))
+
+
+def a_turn(text: str = "hello") -> list[Record]:
+    """What one short run leaves in the log."""
+    reply = AssistantMessage((TextBlock(f"{text} yourself"),), "offline/echo")
+    return [
+        RunOpened("r1"),
+        said(text),
+        MessageAdded("r1", reply),
+        ModelCalled("r1", "offline/echo", "reply", Usage(3, 4), 7, 1000),
+        RunClosed("r1", "end_turn", 0.5, Usage(3, 4)),
+    ]
+
+
+def numbered(*records: Record, session: str = "a_b_1") -> list[Step]:
+    """Make a log of records behind their ``Created``."""
+    created = Created(session=session, agent="a", sender="b")
+    return [Step(n, AT, record) for n, record in enumerate((created, *records), 1)]
