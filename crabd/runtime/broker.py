@@ -1,0 +1,186 @@
+"""Event fan-out: events get their numbers, the newest are kept, and each subscriber is served at its pace.
+
+An event is encoded once for all. A subscriber that does not keep up loses events, never delays anybody, and
+is told which it lost. Nothing here awaits: an event leaves in the wake-up in which it arises.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from crabd.events import AnyEvent, Envelope, Lagged, RunEnded
+from crabd.messages import utc_now
+
+# What a session keeps for a client that reconnects: some thousand deltas, or a long answer.
+RING_BYTES = 256 * 1024
+# Unsent bytes at which a subscriber counts as slow. A terminal drains this in a blink.
+MAX_BACKLOG = 256 * 1024
+# A client that waits for these would wait for ever, so even a slow one gets them.
+NEVER_DROPPED = (RunEnded,)
+
+_encoder = msgspec.json.Encoder()
+
+
+class Subscriber(Protocol):
+    """Somebody who takes encoded events."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes it has been given and has not taken yet."""
+        ...
+
+    def post(self, payload: bytes) -> None:
+        """Take an encoded event; never blocks."""
+        ...
+
+
+class Published(Struct, frozen=True, gc=False):
+    seq: int
+    payload: bytes
+
+
+Wrap = Callable[[bytes], bytes]
+
+
+class Broker:
+    """The topics of one life of the daemon. ``wrap`` turns an event's JSON into what goes on the wire."""
+
+    def __init__(self, epoch: str, wrap: Wrap) -> None:
+        self.epoch = epoch
+        self.watchers: dict[Subscriber, Subscription] = {}
+        self._wrap = wrap
+        self._topics: dict[str, Topic] = {}
+
+    def topic(self, session: str) -> Topic:
+        """Get a session's topic. It outlasts the session's unloading, so that its numbers go on."""
+        topic = self._topics.get(session)
+        if topic is None:
+            topic = self._topics[session] = Topic(session, self, self._wrap)
+        return topic
+
+    def seq(self, session: str) -> int:
+        """Tell the number of a session's newest event; 0 when it has had none."""
+        topic = self._topics.get(session)
+        return topic.seq if topic else 0
+
+    def watch(self, subscriber: Subscriber) -> None:
+        """Give a subscriber the events of all sessions from now on."""
+        self.watchers.setdefault(subscriber, Subscription(subscriber))
+
+    def unwatch(self, subscriber: Subscriber) -> bool:
+        """Undo ``watch``; false if there was none."""
+        return self.watchers.pop(subscriber, None) is not None
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """Undo all subscriptions of a subscriber that is gone."""
+        self.unwatch(subscriber)
+        for topic in self._topics.values():
+            topic.unsubscribe(subscriber)
+
+    def drop(self, session: str) -> None:
+        """Forget the topic of a session that was deleted."""
+        self._topics.pop(session, None)
+
+
+class Topic:
+    """The events of one session."""
+
+    def __init__(self, session: str, broker: Broker, wrap: Wrap) -> None:
+        self.session = session
+        self.seq = 0
+        self._broker = broker
+        self._wrap = wrap
+        self._ring: deque[Published] = deque()
+        self._ring_bytes = 0
+        self._subscriptions: dict[Subscriber, Subscription] = {}
+        self._followers: dict[tuple[Subscriber, str], Subscription] = {}
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.session}, seq {self.seq}, {len(self._subscriptions)} subscribers>"
+
+    def publish(self, event: AnyEvent, run: str | None = None) -> int:
+        """Number an event, keep it and give it to everybody; returns its number."""
+        self.seq += 1
+        published = Published(self.seq, self._encode(event, self.seq, run))
+        self._keep(published)
+        is_never_dropped = isinstance(event, NEVER_DROPPED)
+        for subscription in self._listeners(run):
+            subscription.offer(self, published, is_never_dropped)
+        return self.seq
+
+    def subscribe(self, subscriber: Subscriber) -> bool:
+        """Give a subscriber every event from now on; false if it had them already."""
+        if subscriber in self._subscriptions:
+            return False
+        self._subscriptions[subscriber] = Subscription(subscriber)
+        return True
+
+    def unsubscribe(self, subscriber: Subscriber) -> bool:
+        """Undo ``subscribe``; false if there was none."""
+        return self._subscriptions.pop(subscriber, None) is not None
+
+    def follow(self, subscriber: Subscriber, run: str) -> None:
+        """Give a subscriber the events of one run, unless it has all of them anyway."""
+        self._followers[subscriber, run] = Subscription(subscriber)
+
+    def unfollow(self, subscriber: Subscriber, run: str) -> None:
+        """Undo ``follow``."""
+        self._followers.pop((subscriber, run), None)
+
+    def missed(self, after: int) -> tuple[bytes, ...] | None:
+        """Give the events after a number; null when some of them are no longer kept."""
+        oldest = self._ring[0].seq if self._ring else self.seq + 1
+        if after + 1 < oldest or after > self.seq:
+            return None
+        return tuple(published.payload for published in self._ring if published.seq > after)
+
+    def lagged(self, first: int, last: int) -> bytes:
+        """Make the notice of a gap. It bears the number of the last event in the gap."""
+        return self._encode(Lagged(first, last), last, None)
+
+    def _listeners(self, run: str | None) -> Iterator[Subscription]:
+        """Find everybody who gets an event of ``run``, each once."""
+        watchers = self._broker.watchers
+        yield from self._subscriptions.values()
+        for subscriber, subscription in watchers.items():
+            if subscriber not in self._subscriptions:
+                yield subscription
+        for (subscriber, followed), subscription in self._followers.items():
+            if followed == run and subscriber not in self._subscriptions and subscriber not in watchers:
+                yield subscription
+
+    def _keep(self, published: Published) -> None:
+        self._ring.append(published)
+        self._ring_bytes += len(published.payload)
+        while self._ring_bytes > RING_BYTES and len(self._ring) > 1:
+            self._ring_bytes -= len(self._ring.popleft().payload)
+
+    def _encode(self, event: AnyEvent, seq: int, run: str | None) -> bytes:
+        envelope = Envelope(self.session, self._broker.epoch, seq, utc_now(), UNSET if run is None else run)
+        # Two objects become one flat one: the envelope without its brace, the event without its own.
+        head, body = _encoder.encode(envelope), _encoder.encode(event)
+        return self._wrap(b"%b,%b" % (head[:-1], body[1:]))
+
+
+class Subscription:
+    """One subscriber's place in the stream: it keeps up, or it has a gap for each topic it fell behind in."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+        self._gaps: dict[str, int] = {}
+
+    def offer(self, topic: Topic, published: Published, is_never_dropped: bool) -> None:
+        """Give the subscriber an event, or note that it missed it."""
+        is_slow = self._subscriber.backlog > MAX_BACKLOG
+        if is_slow and not is_never_dropped:
+            self._gaps.setdefault(topic.session, published.seq)
+            return
+        first = self._gaps.pop(topic.session, None)
+        if first is not None:
+            self._subscriber.post(topic.lagged(first, published.seq - 1))
+        self._subscriber.post(published.payload)

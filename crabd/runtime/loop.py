@@ -1,0 +1,240 @@
+"""The driver of a run: does what the machine asks for, one thing after the other, until it ends.
+
+Everything that awaits in a run is here: the model's stream, the tools, the store. The rules are in ``run``.
+A cancel takes effect at the next checkpoint; whatever happens, the run is closed in the log and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+from msgspec import Struct
+from structlog.typing import FilteringBoundLogger
+
+from crabd import events
+from crabd.errors import INTERNAL_ERROR, CrabdError, StoreError
+from crabd.events import ErrorInfo
+from crabd.messages import StopReason, ToolCall, ToolStatus, Usage, clean_text
+from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
+from crabd.runtime.agents import Agent
+from crabd.runtime.prompt import compose_request, estimate_tokens, offers_named
+from crabd.runtime.run import Ask, CallTools, End, Run, Save
+from crabd.runtime.session import Job, Outcome, Session, Ticket
+from crabd.store.base import ModelCalled, Record
+from crabd.tools.base import Tool, ToolContext, ToolOutcome
+
+# Tools of one round that work at the same time.
+MAX_PARALLEL_TOOLS = 8
+# How long the last records of a cancelled run may take. Disks that need longer are broken.
+CLOSING_SECONDS = 5.0
+INTERNAL = ErrorInfo(INTERNAL_ERROR, "internal", "internal error: the daemon's log has the traceback")
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+
+class Equipment(Struct, frozen=True):
+    """What a run works with, fixed when it starts."""
+
+    agent: Agent
+    choice: ModelChoice
+    tools: Mapping[str, Tool]
+
+
+def shielded(seconds: float) -> trio.CancelScope:
+    """Open the one kind of shield there is: it holds against cancellation, and not for ever."""
+    return trio.move_on_after(seconds, shield=True)
+
+
+class Driver:
+    """Drives one run of a session from its message to its end."""
+
+    def __init__(
+        self, session: Session, job: Job, run: Run, ticket: Ticket, equip: Callable[[], Equipment]
+    ) -> None:
+        self._session = session
+        self._job = job
+        self._run = run
+        self._ticket = ticket
+        self._equip = equip
+        self._equipment: Equipment | None = None
+        self._store_error: ErrorInfo | None = None
+        self._started = trio.current_time()
+
+    async def drive(self) -> None:
+        """Run to the end. Never raises but ``Cancelled``; the run is closed and announced even then."""
+        run = self._run
+        try:
+            self._equipment = self._equip()
+            run.max_rounds = self._equipment.agent.options.max_rounds
+            with self._job.scope:
+                await self._advance()
+        except CrabdError as exc:
+            self._cut_short("error", tell_error(exc))
+        except Exception:
+            log.exception("run_failed", session=self._session.id, run=run.id)
+            self._cut_short("error", INTERNAL)
+        finally:
+            self._cut_short("cancelled", self._job.cancel_error)
+            with shielded(CLOSING_SECONDS):
+                await self._close()
+            self._settle()
+
+    async def _advance(self) -> None:
+        while True:
+            action, seen = self._run.next_action(self._seconds())
+            self._publish(seen)
+            match action:
+                case Save(records=records):
+                    await self._save(records)
+                case Ask():
+                    await self._ask()
+                case CallTools(calls=calls):
+                    await self._call_tools(calls)
+                case End():
+                    return
+
+    async def _save(self, records: Sequence[Record]) -> None:
+        try:
+            steps = await self._session.save(records)
+        except StoreError as exc:
+            # The session keeps them and writes them first next time; the run must not give them twice.
+            self._run.saved()
+            self._fail_persistence(exc)
+            raise
+        self._run.saved()
+        if not self._ticket.accepted.is_set():
+            self._publish([events.RunStarted(self._ticket.content, steps[-1].n)])
+            self._ticket.accepted.set()
+        calls = [step.record for step in steps if isinstance(step.record, ModelCalled)]
+        self._publish([events.UsageReported(c.model, c.usage, self._session.meta.usage) for c in calls])
+
+    async def _ask(self) -> None:
+        equipment = self._equipment
+        assert equipment is not None, "a run that is going has been equipped"
+        request = self._request(equipment)
+        async with equipment.choice.provider.stream(request) as chunks:
+            async for chunk in chunks:
+                self._publish(self._run.receive(chunk))
+        finish = self._run.reply.finish
+        call = account_for(equipment.choice, self._run.id, request, finish.usage if finish else None)
+        self._publish(self._run.reply_finished(call))
+
+    def _request(self, equipment: Equipment) -> ModelRequest:
+        session = self._session
+        offers = tuple(
+            ToolOffer(tool.spec.name, tool.spec.description, tool.spec.parameters)
+            for tool in equipment.tools.values()
+        )
+        return compose_request(
+            equipment.agent,
+            session.meta,
+            equipment.choice,
+            session.context.messages(),
+            tools=offers_named(offers, equipment.agent.options.tools),
+            tool_choice=self._ticket.tool_choice if self._run.rounds == 1 else "auto",
+        )
+
+    async def _call_tools(self, calls: Sequence[ToolCall]) -> None:
+        limiter = trio.CapacityLimiter(MAX_PARALLEL_TOOLS)
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(self._call_tool, call, limiter)
+
+    async def _call_tool(self, call: ToolCall, limiter: trio.CapacityLimiter) -> None:
+        async with limiter:
+            self._publish([events.ToolCalled(call.id, call.name, call.arguments)])
+            began = trio.current_time()
+            outcome = await self._work(call)
+        status: ToolStatus = "error" if outcome.is_error else "ok"
+        output = clean_text(outcome.output)
+        self._run.tool_finished(call, output, status)
+        milliseconds = round((trio.current_time() - began) * 1000)
+        self._publish([events.ToolResult(call.id, call.name, status, output, milliseconds)])
+
+    async def _work(self, call: ToolCall) -> ToolOutcome:
+        tools = self._equipment.tools if self._equipment else {}
+        tool = tools.get(call.name)
+        if tool is None:
+            known = ", ".join(sorted(tools)) or "none"
+            return ToolOutcome(f"there is no tool {call.name!r}; the tools are: {known}", is_error=True)
+        try:
+            arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
+        except msgspec.MsgspecError as exc:
+            return ToolOutcome(f"the arguments are not a JSON object: {exc}", is_error=True)
+        try:
+            return await tool.run(arguments, self._context_of(call))
+        except Exception:
+            log.exception("tool_failed", session=self._session.id, run=self._run.id, tool=call.name)
+            return ToolOutcome(f"the tool {call.name} failed; this is a fault in the tool", is_error=True)
+
+    def _context_of(self, call: ToolCall) -> ToolContext:
+        def report(text: str) -> None:
+            self._publish([events.ToolOutput(call.id, clean_text(text))])
+
+        return ToolContext(self._session.id, self._session.meta.cwd, report)
+
+    def _cut_short(self, reason: StopReason, error: ErrorInfo | None) -> None:
+        model = self._equipment.choice.id if self._equipment else ""
+        self._publish(self._run.cut_short(reason, model, error))
+
+    async def _close(self) -> None:
+        try:
+            await self._advance()
+        except StoreError:
+            # Said by ``_save``. What the run still had to say waits in the session with the rest.
+            await self._advance_to_end()
+
+    async def _advance_to_end(self) -> None:
+        action, _ = self._run.next_action(self._seconds())
+        assert isinstance(action, End), "the closing records were the last"
+
+    def _fail_persistence(self, exc: StoreError) -> None:
+        if not self._ticket.accepted.is_set():
+            self._ticket.refusal = exc
+            self._ticket.accepted.set()
+        log.error("records_not_saved", session=self._session.id, run=self._run.id, problem=str(exc))
+        self._store_error = tell_error(exc)
+        self._publish([events.PersistenceFailed(self._store_error, self._session.unsaved)])
+
+    def _settle(self) -> None:
+        run = self._run
+        assert run.stop_reason is not None, "the machine came to its end"
+        persisted = self._session.unsaved == 0 and self._session.meta.open_run != run.id
+        # An answer that may not be there tomorrow is no success, whatever the model made of it.
+        reason = run.stop_reason if self._store_error is None else "error"
+        error = self._store_error or run.error
+        last = self._session.topic.publish(events.RunEnded(reason, run.usage, persisted, error), run.id)
+        self._ticket.settle(
+            Outcome(
+                run=run.id,
+                stop_reason=reason,
+                text=run.text,
+                usage=run.usage,
+                persisted=persisted,
+                error=error,
+                first_seq=self._ticket.first_seq,
+                last_seq=last,
+            )
+        )
+
+    def _publish(self, seen: Sequence[events.AnyEvent]) -> None:
+        self._session.publish(seen, self._run.id)
+
+    def _seconds(self) -> float:
+        return trio.current_time() - self._started
+
+
+def tell_error(exc: CrabdError) -> ErrorInfo:
+    """Put an error into a result or an event."""
+    return ErrorInfo(exc.code, exc.kind, clean_text(str(exc)))
+
+
+def account_for(choice: ModelChoice, run: str, request: ModelRequest, usage: Usage | None) -> ModelCalled:
+    """Record what a reply cost; a server that does not tell is estimated, so that compaction still works."""
+    known = usage or Usage(input_tokens=estimate_tokens(request.messages))
+    tokens = known.input_tokens + known.output_tokens
+    return ModelCalled(run, choice.id, "reply", known, tokens, choice.context_window)

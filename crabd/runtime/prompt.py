@@ -1,0 +1,130 @@
+"""What a model is shown: the part of a log that is still in its view, and the request made of it.
+
+Pure. What is composed here for one request (working directory, the frame round a summary, results for calls
+that have none) never enters the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from crabd.messages import Message, TextBlock, ToolMessage, UserMessage, text_of, tool_calls_of
+from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
+from crabd.runtime.agents import Agent
+from crabd.store.base import Cleared, Compacted, MessageAdded, SessionMeta, Step
+
+# A token is about four bytes of English text. It is wrong for other text, so it only ever bridges the gap
+# between two figures that a provider told.
+BYTES_PER_TOKEN = 4
+NO_RESULT = "[no result: the run was interrupted before this call had finished]"
+
+
+class Entry(Struct, frozen=True):
+    """A message and the step that holds it."""
+
+    step: int
+    message: Message
+
+
+class Context:
+    """The part of a log that the model still sees: goal, summary and the messages since."""
+
+    def __init__(self, steps: Iterable[Step] = ()) -> None:
+        self.goal: Entry | None = None
+        self.summary: str | None = None
+        self.entries: list[Entry] = []
+        for step in steps:
+            self.add(step)
+
+    def __repr__(self) -> str:
+        summarised = ", summarised" if self.summary is not None else ""
+        return f"<Context {len(self.entries)} messages{summarised}>"
+
+    def add(self, step: Step) -> None:
+        """Take in the next step of the log."""
+        match step.record:
+            case MessageAdded(message=message):
+                self.entries.append(Entry(step.n, message))
+            case Compacted(summary=summary, upto=upto, goal=goal):
+                self.goal = self._find(goal)
+                self.summary = summary
+                self.entries = [entry for entry in self.entries if entry.step > upto]
+            case Cleared():
+                self.goal, self.summary, self.entries = None, None, []
+            case _:
+                pass
+
+    def messages(self) -> tuple[Message, ...]:
+        """Compose the history for one request; every call in it has its result, right behind it."""
+        head = (self._head(),) if self.summary is not None else ()
+        return (*head, *pair_calls(entry.message for entry in self.entries))
+
+    def _find(self, step: int | None) -> Entry | None:
+        known = self.entries if self.goal is None else [self.goal, *self.entries]
+        return next((entry for entry in known if entry.step == step), None)
+
+    def _head(self) -> UserMessage:
+        frame = f"<summary>\nThe conversation before this point, summarised:\n\n{self.summary}\n</summary>"
+        if self.goal is None:
+            return UserMessage((TextBlock(frame),))
+        return UserMessage((TextBlock(f"{text_of(self.goal.message)}\n\n{frame}"),))
+
+
+def pair_calls(messages: Iterable[Message]) -> list[Message]:
+    """Make a history that every provider takes: each call is answered once, where it was asked.
+
+    A call without a result gets one that says so; a result without a call is left out.
+    """
+    paired: list[Message] = []
+    waiting: dict[str, ToolMessage] = {}
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            if waiting.pop(message.call, None) is not None:
+                paired.append(message)
+            continue
+        paired.extend(waiting.values())
+        paired.append(message)
+        waiting = {c.id: ToolMessage(c.id, c.name, NO_RESULT, "interrupted") for c in tool_calls_of(message)}
+    return [*paired, *waiting.values()]
+
+
+def compose_request(
+    agent: Agent,
+    meta: SessionMeta,
+    choice: ModelChoice,
+    messages: tuple[Message, ...],
+    *,
+    tools: tuple[ToolOffer, ...] = (),
+    tool_choice: str = "auto",
+) -> ModelRequest:
+    """Make one model call's request; the session's settings come before the agent's."""
+    options = agent.options
+    prompt = agent.prompt if meta.system_prompt is None else meta.system_prompt
+    place = f"\n\nThe working directory is {meta.cwd}" if meta.cwd else ""
+    return ModelRequest(
+        model=choice.model,
+        system=prompt + place,
+        messages=messages,
+        tools=tools,
+        tool_choice=tool_choice,
+        thinking=options.thinking if meta.thinking is None else meta.thinking,
+        max_tokens=options.max_tokens,
+    )
+
+
+def estimate_tokens(messages: Iterable[Message]) -> int:
+    """Guess what messages weigh, in tokens."""
+    return sum(_size(message) for message in messages) // BYTES_PER_TOKEN
+
+
+def _size(message: Message) -> int:
+    calls = sum(len(call.name) + len(call.arguments) for call in tool_calls_of(message))
+    # Sixteen bytes stand for what a role and its delimiters cost.
+    return len(text_of(message).encode()) + calls + 16
+
+
+def offers_named(offers: tuple[ToolOffer, ...], names: tuple[str, ...] | None) -> tuple[ToolOffer, ...]:
+    """Keep the tools an agent may use; null names are all of them."""
+    return offers if names is None else tuple(offer for offer in offers if offer.name in names)

@@ -1,0 +1,73 @@
+"""Recovery: the records that close what a crash, or a stop, left open in a log. Pure.
+
+Nothing that was acknowledged is dropped: calls that were running get a result that says so, and messages that
+were waiting join the history unanswered, so that the next run reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crabd.events import ErrorInfo
+from crabd.messages import (
+    AssistantMessage,
+    Message,
+    StopReason,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserBlock,
+    UserMessage,
+    tool_calls_of,
+)
+from crabd.store.base import MessageAdded, MessageQueued, Record, RunClosed, RunOpened, SessionMeta, Step
+
+INTERRUPTED_OUTPUT = "[interrupted: the daemon stopped while this call was running; it may have had effects]"
+
+
+def close_interrupted(meta: SessionMeta, steps: Sequence[Step]) -> tuple[Record, ...]:
+    """Make the records that close a log whose daemon died; none when nothing is open."""
+    records: list[Record] = []
+    queued = {q.id: q for step in steps if isinstance(q := step.record, MessageQueued)}
+    waiting = [queued[id_] for id_ in meta.queued]
+    if meta.open_run is not None:
+        run = meta.open_run
+        messages = [added.message for step in steps if isinstance(added := step.record, MessageAdded)]
+        records += [MessageAdded(run, result) for result in _missing_results(messages)]
+        records += [MessageAdded(run, UserMessage(q.content, q.steer)) for q in waiting if q.steer]
+        records.append(RunClosed(run, "interrupted", _seconds_open(run, steps), Usage()))
+    for message in waiting:
+        if not message.steer:
+            records += leave_unanswered(message.run, message.content, message.request_key, "interrupted")
+    return tuple(records)
+
+
+def leave_unanswered(
+    run: str,
+    content: tuple[UserBlock, ...],
+    request_key: str | None,
+    reason: StopReason,
+    error: ErrorInfo | None = None,
+) -> tuple[Record, ...]:
+    """Make the records of a run that ended before it began: its message joins the history."""
+    return (
+        RunOpened(run, request_key),
+        MessageAdded(run, UserMessage(content)),
+        RunClosed(run, reason, 0.0, Usage(), error),
+    )
+
+
+def _missing_results(messages: Sequence[Message]) -> list[ToolMessage]:
+    asked: dict[str, ToolCall] = {}
+    for message in messages:
+        if isinstance(message, AssistantMessage):
+            asked = {call.id: call for call in tool_calls_of(message)}
+        elif isinstance(message, ToolMessage):
+            asked.pop(message.call, None)
+    return [ToolMessage(call.id, call.name, INTERRUPTED_OUTPUT, "interrupted") for call in asked.values()]
+
+
+def _seconds_open(run: str, steps: Sequence[Step]) -> float:
+    opened = next(step.at for step in steps if isinstance(step.record, RunOpened) and step.record.run == run)
+    # The wall clock may have been set back meanwhile.
+    return max(0.0, (steps[-1].at - opened).total_seconds())

@@ -1,0 +1,260 @@
+"""A run, as a machine without I/O: what has to happen next, and what follows from what happened.
+
+The driver (``loop``) asks ``next_action`` and does it: save records, ask the model, call tools, end. It
+reports back by the other methods, each of which returns the events that others should see. Nothing here
+awaits, so a run can be stepped through by hand, and every order of chunks, steers and cancels can be tried.
+
+The rules that live here and nowhere else: what is saved before what, when a steering joins, and how a run
+that is cut short leaves a history that is valid. Who asks whom, time and cancellation do not belong here.
+
+    READY ──ask──▶ REPLYING ──no calls──▶ ENDING ──▶ ENDED
+      ▲               │  └── steered ──▶ READY
+      └── results ── CALLING ◀── calls
+    and from anywhere, cut short: ──▶ ENDING
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from crabd import events
+from crabd.errors import PROVIDER, NoRun, QueueFull
+from crabd.events import AnyEvent, ErrorInfo
+from crabd.messages import (
+    StopReason,
+    ToolCall,
+    ToolMessage,
+    ToolStatus,
+    Usage,
+    UserBlock,
+    UserMessage,
+    clean_text,
+    text_of,
+    tool_calls_of,
+)
+from crabd.providers.base import Chunk
+from crabd.runtime.agents import MAX_ROUNDS
+from crabd.runtime.reply import Reply
+from crabd.store.base import MessageAdded, ModelCalled, Record, RunClosed, RunOpened
+
+# Steerings that may wait for one boundary. A person types a few; a program that sends more has gone wrong.
+MAX_STEERS = 16
+CANCELLED_OUTPUT = "[cancelled before it had finished]"
+NO_ANSWER = ErrorInfo(PROVIDER, "bad_reply", "the model answered with nothing: send the message again")
+
+
+class State(enum.Enum):
+    READY = enum.auto()
+    REPLYING = enum.auto()
+    CALLING = enum.auto()
+    ENDING = enum.auto()
+    ENDED = enum.auto()
+
+
+class Save(Struct, frozen=True):
+    """Make these records durable, then say ``saved``."""
+
+    records: tuple[Record, ...]
+
+
+class Ask(Struct, frozen=True):
+    """Ask the model for the next reply; feed its chunks to ``receive``."""
+
+
+class CallTools(Struct, frozen=True):
+    """Run these calls at once; report each to ``tool_finished``."""
+
+    calls: tuple[ToolCall, ...]
+
+
+class End(Struct, frozen=True):
+    """Nothing is left to do."""
+
+
+Action: TypeAlias = Save | Ask | CallTools | End
+
+
+class Steer(Struct, frozen=True):
+    id: str
+    content: tuple[UserBlock, ...]
+
+
+# What a reply's end means for the run, when it asks for no tools.
+STOP_REASONS: dict[str, StopReason] = {
+    "end": "end_turn",
+    "tool_calls": "end_turn",
+    "max_tokens": "max_tokens",
+    "refused": "refused",
+}
+
+
+class Run:
+    """One run, from its user message to its end. Not shared between sessions, not used twice."""
+
+    def __init__(
+        self,
+        run: str,
+        content: tuple[UserBlock, ...],
+        *,
+        max_rounds: int = MAX_ROUNDS,
+        request_key: str | None = None,
+    ) -> None:
+        self.id = run
+        self.content = content
+        self.usage = Usage()
+        self.rounds = 0
+        self.stop_reason: StopReason | None = None
+        self.error: ErrorInfo | None = None
+        self.text = ""
+        self.reply = Reply()
+        self.max_rounds = max_rounds
+        self._state = State.READY
+        self._unsaved: list[Record] = [RunOpened(run, request_key), MessageAdded(run, UserMessage(content))]
+        self._steers: deque[Steer] = deque()
+        self._steers_taken = 0
+        self._is_summed_up = False
+        self._calls: tuple[ToolCall, ...] = ()
+        self._results: dict[str, ToolMessage] = {}
+
+    def __repr__(self) -> str:
+        state, waiting = self._state.name.lower(), len(self._steers)
+        return f"<Run {self.id} {state}, round {self.rounds}, {waiting} steers waiting>"
+
+    @property
+    def is_steerable(self) -> bool:
+        """A steering taken now will join before the run ends."""
+        return self._state not in (State.ENDING, State.ENDED)
+
+    @property
+    def steers_waiting(self) -> int:
+        return len(self._steers)
+
+    @property
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of this round that have no result yet."""
+        return tuple(call for call in self._calls if call.id not in self._results)
+
+    def steer(self, session: str, content: tuple[UserBlock, ...]) -> tuple[Steer, int]:
+        """Take a steering; returns it and its place in the queue, from 1.
+
+        Raises:
+          NoRun: the run is ending, so it would come too late.
+          QueueFull: ``MAX_STEERS`` are waiting.
+        """
+        if not self.is_steerable:
+            raise NoRun(session)
+        if len(self._steers) >= MAX_STEERS:
+            raise QueueFull(session, "steers", MAX_STEERS)
+        self._steers_taken += 1
+        taken = Steer(f"{self.id}.s{self._steers_taken}", content)
+        self._steers.append(taken)
+        return taken, len(self._steers)
+
+    def next_action(self, seconds: float) -> tuple[Action, list[AnyEvent]]:
+        """Say what has to happen now, ``seconds`` after the start, and which steerings joined by this."""
+        joined: list[AnyEvent] = []
+        if self._state is State.READY:
+            joined = self._join_steers()
+            if self.rounds >= self.max_rounds:
+                self._end("max_rounds")
+        if self._state is State.ENDING and not self._is_summed_up:
+            self._is_summed_up = True
+            self._unsaved.append(self._sum_up(seconds))
+        if self._unsaved:
+            return Save(tuple(self._unsaved)), joined
+        match self._state:
+            case State.READY:
+                self._state = State.REPLYING
+                self.rounds += 1
+                self.reply = Reply()
+                return Ask(), joined
+            case State.CALLING:
+                return CallTools(self.open_calls), joined
+            case State.ENDING | State.ENDED:
+                self._state = State.ENDED
+                return End(), joined
+            case State.REPLYING:
+                raise AssertionError("the model was asked and has not finished")
+
+    def saved(self) -> None:
+        """The records of the last ``Save`` are durable, or are somebody else's to write."""
+        self._unsaved.clear()
+
+    def receive(self, chunk: Chunk) -> list[AnyEvent]:
+        """Take a piece of the reply."""
+        return self.reply.receive(chunk)
+
+    def reply_finished(self, call: ModelCalled) -> list[AnyEvent]:
+        """The reply is complete: keep it, and go on to its calls, to a steering, or to the end."""
+        seen = self.reply.close()
+        finish = self.reply.finish
+        assert finish is not None, "a stream without its last chunk is a ProviderError"
+        message = self.reply.message(call.model, with_calls=finish.reason != "max_tokens")
+        self.usage += call.usage
+        self.text = text_of(message)
+        self._calls, self._results = tool_calls_of(message), {}
+        if message.content:
+            self._unsaved.append(MessageAdded(self.id, message))
+        self._unsaved.append(call)
+        if self._calls:
+            self._state = State.CALLING
+        elif self._steers:
+            self._state = State.READY
+        elif message.content:
+            self._end(STOP_REASONS[finish.reason])
+        else:
+            self.error = NO_ANSWER
+            self._end("error")
+        return seen
+
+    def tool_finished(self, call: ToolCall, output: str, status: ToolStatus) -> None:
+        """Take one result. With the last of them the round is complete; they are kept in call order."""
+        self._results[call.id] = ToolMessage(call.id, call.name, clean_text(output), status)
+        if not self.open_calls:
+            self._keep_results()
+            self._state = State.READY
+
+    def cut_short(self, reason: StopReason, model: str, error: ErrorInfo | None = None) -> list[AnyEvent]:
+        """End now, wherever the run is, keeping what there is.
+
+        The text streamed so far is kept and marked partial; calls that are still open are answered
+        ``cancelled``; steerings that waited join the history, so that the next run reads them.
+        """
+        if not self.is_steerable:
+            return []
+        seen = self.reply.close() if self._state is State.REPLYING else []
+        if self._state is State.REPLYING and not self.reply.is_empty:
+            message = self.reply.message(model, with_calls=False, partial=True)
+            self._unsaved.append(MessageAdded(self.id, message))
+            self.text = text_of(message)
+        if self._state is State.CALLING:
+            for call in self.open_calls:
+                self._results[call.id] = ToolMessage(call.id, call.name, CANCELLED_OUTPUT, "cancelled")
+            self._keep_results()
+        seen += self._join_steers()
+        self.error = error
+        self._end(reason)
+        return seen
+
+    def _sum_up(self, seconds: float) -> RunClosed:
+        assert self.stop_reason is not None, "only a run that is ending is summed up"
+        return RunClosed(self.id, self.stop_reason, seconds, self.usage, self.error)
+
+    def _end(self, reason: StopReason) -> None:
+        self.stop_reason = reason
+        self._calls, self._results = (), {}
+        self._state = State.ENDING
+
+    def _keep_results(self) -> None:
+        self._unsaved += [MessageAdded(self.id, self._results[call.id]) for call in self._calls]
+        self._calls, self._results = (), {}
+
+    def _join_steers(self) -> list[AnyEvent]:
+        joined = list(self._steers)
+        self._steers.clear()
+        self._unsaved += [MessageAdded(self.id, UserMessage(s.content, s.id)) for s in joined]
+        return [events.Steered(s.id, s.content) for s in joined]

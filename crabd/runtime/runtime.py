@@ -1,0 +1,337 @@
+"""The runtime: what sessions are asked to do. Messages become runs here, and runs belong here.
+
+Runs live in the nursery that the runtime is given, so that no client can end one by leaving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Literal
+
+import trio
+from msgspec import UNSET, Struct, UnsetType
+
+from crabd import events
+from crabd.errors import (
+    CrabdError,
+    NoRun,
+    NothingToCompact,
+    RequestCancelled,
+    SessionBusy,
+    SessionPaused,
+    ShuttingDown,
+    StoreError,
+)
+from crabd.messages import StopReason, UserBlock
+from crabd.providers.base import Models
+from crabd.runtime.agents import Agents
+from crabd.runtime.broker import Broker
+from crabd.runtime.compaction import plan_cut
+from crabd.runtime.loop import Driver, Equipment
+from crabd.runtime.router import Identity
+from crabd.runtime.run import Run
+from crabd.runtime.session import Job, Session, Ticket
+from crabd.runtime.sessions import Sessions
+from crabd.runtime.summarise import Compaction, summarise
+from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
+from crabd.store.base import Cleared, Configured, MessageQueued
+from crabd.tools.base import Tool
+
+# How long cancelled jobs may take to close their logs before the daemon goes on to stop.
+SETTLE_SECONDS = 8.0
+
+Disposition = Literal["started", "queued", "steered", "attached"]
+WhenBusy = Literal["queue", "steer", "reject"]
+
+
+class Admission(Struct, frozen=True):
+    """A message that was taken in. ``record`` is what makes it durable, unless its run does that itself."""
+
+    ticket: Ticket
+    disposition: Disposition
+    record: MessageQueued | None = None
+
+
+class Steering(Struct, frozen=True):
+    """A steering that waits for the run's next boundary; ``position`` counts from 1."""
+
+    position: int
+    record: MessageQueued
+
+
+class Runtime:
+    """Has sessions work. ``agents`` and ``models`` may be replaced; runs keep what they began with."""
+
+    def __init__(
+        self,
+        *,
+        runs: trio.Nursery,
+        sessions: Sessions,
+        broker: Broker,
+        agents: Agents,
+        models: Models,
+        tools: Mapping[str, Tool],
+    ) -> None:
+        self.sessions = sessions
+        self.broker = broker
+        self.agents = agents
+        self.models = models
+        self.is_stopping = False
+        self._runs = runs
+        self._tools = tools
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.running} running{', stopping' if self.is_stopping else ''}>"
+
+    @property
+    def running(self) -> int:
+        """How many sessions have a run or a compaction going."""
+        return sum(session.job is not None for session in self.sessions.live())
+
+    async def get_or_create(
+        self, identity: Identity, *, topic: str | None, description: str | None, cwd: str | None
+    ) -> tuple[Session, bool]:
+        """Find or make an identity's session, as ``Sessions`` does, for an agent that exists.
+
+        Raises:
+          NotFound: no such agent.
+          ShuttingDown, StoreError.
+        """
+        self.agents.get(identity.agent)
+        self._refuse_when_stopping()
+        return await self.sessions.get_or_create(identity, topic=topic, description=description, cwd=cwd)
+
+    def admit(
+        self,
+        session: Session,
+        content: tuple[UserBlock, ...],
+        *,
+        on_ticket: Callable[[Ticket], None],
+        request_key: str | None = None,
+        when_busy: WhenBusy = "queue",
+        tool_choice: str = "auto",
+    ) -> Admission:
+        """Take a message in, at once, so that messages keep the order in which they came.
+
+        ``on_ticket`` is called when it is known which run it will be, before that run's next event. A message
+        that came with the same request key before is not taken again. Wait for ``confirm`` before telling
+        anybody: only then is the message durable. Its run goes on whoever leaves.
+
+        Raises:
+          SessionPaused, SessionBusy, QueueFull, ShuttingDown, NotFound (its agent or model).
+        """
+        known = session.recall(request_key)
+        if known is not None:
+            on_ticket(known)
+            return Admission(known, "attached")
+        self._refuse_when_stopping()
+        if session.meta.paused:
+            raise SessionPaused(session.id)
+        job = session.job
+        if job is not None and when_busy == "reject":
+            raise SessionBusy(
+                session.id, job.run.id if job.run else None, "wait for it, or queue the message"
+            )
+        if job is not None and job.ticket and job.run and job.run.is_steerable and when_busy == "steer":
+            steering = self.admit_steer(session, content)
+            on_ticket(job.ticket)
+            return Admission(job.ticket, "steered", steering.record)
+        self._equip(session)
+        ticket = session.accept(content, request_key=request_key, tool_choice=tool_choice)
+        on_ticket(ticket)
+        if job is None and len(session.waiting) == 1:
+            self._start_next(session)
+            return Admission(ticket, "started")
+        session.publish([events.Queued(len(session.waiting), content)], ticket.run)
+        return Admission(ticket, "queued", MessageQueued(ticket.run, content, request_key=request_key))
+
+    async def confirm(self, session: Session, admission: Admission) -> None:
+        """Wait until an admitted message is durable.
+
+        Raises:
+          StoreError: it is not, and may not run.
+        """
+        if admission.record is None:
+            await admission.ticket.accepted.wait()
+            if admission.disposition == "started" and admission.ticket.refusal is not None:
+                raise admission.ticket.refusal
+            return
+        try:
+            await session.save([admission.record])
+        except StoreError:
+            if admission.disposition == "queued":
+                session.withdraw(admission.ticket)
+            raise
+
+    def admit_steer(self, session: Session, content: tuple[UserBlock, ...]) -> Steering:
+        """Take a word to the run that is going, at once; save its record before telling anybody.
+
+        Raises:
+          NoRun: none is going, or it is ending.
+          QueueFull.
+        """
+        run = session.run
+        if run is None:
+            raise NoRun(session.id)
+        steer, position = run.steer(session.id, content)
+        return Steering(position, MessageQueued(run.id, content, steer.id))
+
+    async def cancel(self, session: Session, run: str | None) -> tuple[str | None, StopReason]:
+        """Stop what is going, or the run of that id even while it waits; returns when it has settled.
+
+        Raises:
+          NoRun: nothing is going, or not that run.
+          StoreError.
+        """
+        waiting = next((ticket for ticket in session.waiting if ticket.run == run), None)
+        if waiting is not None:
+            await cancel_waiting(session, waiting)
+            return waiting.run, "cancelled"
+        job = session.job
+        if job is None or (run is not None and (job.run is None or job.run.id != run)):
+            raise NoRun(session.id, run)
+        job.cancel()
+        await job.settled.wait()
+        return (job.run.id, job.run.stop_reason or "cancelled") if job.run else (None, "cancelled")
+
+    async def compact(self, session: Session, instructions: str | None) -> Compaction:
+        """Replace the session's older history by a summary; its other requests are served meanwhile.
+
+        Raises:
+          SessionBusy, NothingToCompact, RequestCancelled, ShuttingDown, NotFound, ProviderError, StoreError.
+        """
+        self._refuse_when_stopping()
+        self._refuse_when_busy(session)
+        cut = plan_cut(session.context)
+        if cut is None:
+            raise NothingToCompact(session.id)
+        equipment = self._equip(session)
+        job = session.job = Job()
+        result: list[Compaction | CrabdError] = []
+        work = partial(summarise, session, equipment.choice, cut, instructions)
+        self._runs.start_soon(self._compact, session, job, work, result)
+        await job.settled.wait()
+        match result:
+            case [Compaction() as done]:
+                return done
+            case [CrabdError() as error]:
+                raise error
+            case _:
+                raise RequestCancelled("the compaction")
+
+    async def configure(
+        self,
+        session: Session,
+        *,
+        title: str | UnsetType = UNSET,
+        model: str | None | UnsetType = UNSET,
+        thinking: bool | None | UnsetType = UNSET,
+        system_prompt: str | None | UnsetType = UNSET,
+        cwd: str | None | UnsetType = UNSET,
+        paused: bool | UnsetType = UNSET,
+    ) -> None:
+        """Change settings, null for the default; what is going now goes on as it began.
+
+        Raises:
+          NotFound: a model that no configured server has.
+          StoreError.
+        """
+        if isinstance(model, str):
+            self.models.resolve(model)
+        change = Configured(
+            title=title, model=model, thinking=thinking, system_prompt=system_prompt, cwd=cwd, paused=paused
+        )
+        if change == Configured():
+            return
+        await session.save([change])
+        if isinstance(title, str):
+            session.publish([events.TitleChanged(title)])
+        await self._announce(session)
+        self._start_next(session)
+
+    async def clear(self, session: Session) -> None:
+        """Have the model forget what came before; the log keeps it.
+
+        Raises:
+          SessionBusy, StoreError.
+        """
+        self._refuse_when_busy(session)
+        await session.save([Cleared()])
+        await self._announce(session)
+
+    async def drain(self, grace: trio.CancelScope) -> None:
+        """Refuse new runs, let those that are going finish within ``grace``, cancel the rest, close all logs.
+
+        Every run is closed in its log and announced; messages that wait join the history unanswered.
+        """
+        self.is_stopping = True
+        jobs = [session.job for session in self.sessions.live() if session.job is not None]
+        with grace:
+            for job in jobs:
+                await job.settled.wait()
+        with trio.move_on_after(SETTLE_SECONDS):
+            for job in jobs:
+                job.cancel(STOPPED)
+            for job in jobs:
+                await job.settled.wait()
+            for session in self.sessions.live():
+                await leave_waiting(session)
+        await self.sessions.aclose()
+
+    def _refuse_when_stopping(self) -> None:
+        if self.is_stopping:
+            raise ShuttingDown
+
+    def _refuse_when_busy(self, session: Session) -> None:
+        if session.job is not None:
+            raise SessionBusy(
+                session.id, session.run.id if session.run else None, "wait for it, or cancel it"
+            )
+
+    def _equip(self, session: Session) -> Equipment:
+        agent = self.agents.get(session.meta.agent)
+        choice = self.models.resolve(session.meta.model or agent.options.model)
+        return Equipment(agent, choice, self._tools)
+
+    def _start_next(self, session: Session) -> None:
+        """Give an idle session to the message that waits longest. All of this happens at once."""
+        is_held = session.job is not None or session.end is not None or session.meta.paused
+        if is_held or self.is_stopping or not session.waiting:
+            return
+        ticket = session.waiting.popleft()
+        run = Run(ticket.run, ticket.content, request_key=ticket.request_key)
+        session.job = Job(run, ticket)
+        self._runs.start_soon(self._work, session, session.job, run, ticket)
+
+    async def _work(self, session: Session, job: Job, run: Run, ticket: Ticket) -> None:
+        try:
+            await Driver(session, job, run, ticket, lambda: self._equip(session)).drive()
+        finally:
+            self._release(session, job)
+        await session.checkpoint()
+
+    async def _compact(
+        self,
+        session: Session,
+        job: Job,
+        work: Callable[[], Awaitable[Compaction]],
+        result: list[Compaction | CrabdError],
+    ) -> None:
+        try:
+            with job.scope:
+                result.append(await work())
+        except CrabdError as exc:
+            result.append(exc)
+        finally:
+            self._release(session, job)
+        await session.checkpoint()
+
+    def _release(self, session: Session, job: Job) -> None:
+        session.job = None
+        job.settled.set()
+        self._start_next(session)
+
+    async def _announce(self, session: Session) -> None:
+        session.publish([events.SessionChanged(self.sessions.info(session))])
+        await session.checkpoint()

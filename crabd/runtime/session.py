@@ -1,0 +1,337 @@
+"""A live session: its log, what the model sees of it, what is going in it, and what waits.
+
+One job at a time, a run or a compaction, has the session. What has to change together changes here without an
+await in between; what awaits is its log.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+import structlog
+import trio
+from msgspec import Struct
+from structlog.typing import FilteringBoundLogger
+
+from crabd import events
+from crabd.errors import QueueFull, StoreError
+from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
+from crabd.messages import AssistantMessage, Message, StopReason, Usage, UserBlock, text_of, utc_now
+from crabd.runtime.broker import Topic
+from crabd.runtime.prompt import Context
+from crabd.runtime.run import Run
+from crabd.store.base import (
+    Loaded,
+    MessageAdded,
+    MessageQueued,
+    Record,
+    RunClosed,
+    RunOpened,
+    SessionLog,
+    SessionMeta,
+    Step,
+)
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+# Messages that may wait for a busy session.
+MAX_WAITING = 16
+# Request keys a session remembers, the newest ones; each is a few hundred bytes.
+MAX_KEYS = 256
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a run ended. The seqs are 0 for a run of an earlier life of the daemon."""
+
+    run: str
+    stop_reason: StopReason
+    text: str
+    usage: Usage
+    persisted: bool
+    error: ErrorInfo | None
+    first_seq: int
+    last_seq: int
+
+
+class StoredMessage(Struct, frozen=True, gc=False):
+    """A message, where and when it was stored, and the run that brought it."""
+
+    step: int
+    run: str
+    at: datetime
+    message: Message
+
+
+class Ticket:
+    """An accepted message, from the door to the end of its run.
+
+    ``accepted`` is set once the message is durable or cannot be; ``settled`` once there is an outcome.
+    """
+
+    def __init__(
+        self, run: str, content: tuple[UserBlock, ...], *, request_key: str | None, tool_choice: str
+    ) -> None:
+        self.run = run
+        self.content = content
+        self.request_key = request_key
+        self.tool_choice = tool_choice
+        self.first_seq = 0
+        self.refusal: StoreError | None = None
+        self.outcome: Outcome | None = None
+        self.accepted = trio.Event()
+        self.settled = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.run} {self.outcome.stop_reason if self.outcome else 'open'}>"
+
+    def settle(self, outcome: Outcome) -> None:
+        """Tell everybody who waits how it ended."""
+        self.outcome = outcome
+        self.accepted.set()
+        self.settled.set()
+
+
+class Job:
+    """What has the session: a run, or a compaction when ``run`` is null."""
+
+    def __init__(self, run: Run | None = None, ticket: Ticket | None = None) -> None:
+        self.run = run
+        self.ticket = ticket
+        self.scope = trio.CancelScope()  # pyright: ignore[reportCallIssue]  # it misreads trio's attrs
+        self.settled = trio.Event()
+        self.started_at: datetime = utc_now()
+        self.cancel_error: ErrorInfo | None = None
+
+    def cancel(self, error: ErrorInfo | None = None) -> None:
+        """Ask the job to stop at its next checkpoint; ``error`` says why if no person asked."""
+        self.cancel_error = error
+        self.scope.cancel()
+
+
+class Session:
+    """A session in memory. The runtime makes at most one for an id and closes its log."""
+
+    def __init__(self, loaded: Loaded, topic: Topic, *, is_ephemeral: bool = False) -> None:
+        self.log: SessionLog = loaded.log
+        self.topic = topic
+        self.is_ephemeral = is_ephemeral
+        self.steps: list[Step] = list(loaded.steps)
+        self.context = Context(loaded.steps)
+        self.waiting: deque[Ticket] = deque()
+        self.job: Job | None = None
+        self.end: Literal["closed", "deleted"] | None = None
+        self._tickets = recall_tickets(loaded.steps)
+        self._next_run = 1 + max((int(run[1:]) for run in _runs_of(loaded.steps)), default=0)
+        self._unsaved: list[Record] = []
+        self._save_lock = trio.Lock()
+
+    def __repr__(self) -> str:
+        doing = repr(self.job.run) if self.job and self.job.run else "compacting" if self.job else "idle"
+        return f"<Session {self.id} {doing}, {len(self.waiting)} waiting>"
+
+    @property
+    def id(self) -> str:
+        return self.log.meta.id
+
+    @property
+    def meta(self) -> SessionMeta:
+        return self.log.meta
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is going, if one is."""
+        return self.job.run if self.job else None
+
+    @property
+    def unsaved(self) -> int:
+        """Records that the store has refused so far; they go first with the next save."""
+        return len(self._unsaved)
+
+    async def save(self, records: Sequence[Record]) -> tuple[Step, ...]:
+        """Make records durable, after those that an earlier failure left behind.
+
+        Cancelled before the write begins, nothing is taken.
+
+        Raises:
+          StoreError: the records are kept here and are written before anything later is.
+        """
+        async with self._save_lock:
+            batch = (*self._unsaved, *records)
+            if not batch:
+                return ()
+            try:
+                steps = await self.log.append(batch)
+            except StoreError:
+                self._unsaved = list(batch)
+                raise
+            self._unsaved = []
+            self.steps += steps
+            for step in steps:
+                self.context.add(step)
+            return steps
+
+    async def checkpoint(self) -> None:
+        """Have the store note the meta. A failure is logged: the log has everything."""
+        async with self._save_lock:
+            if self.end is None:
+                try:
+                    await self.log.checkpoint()
+                except StoreError as exc:
+                    log.warning("checkpoint_failed", session=self.id, problem=str(exc))
+
+    async def aclose(self) -> None:
+        """Try once more to save what could not be saved, and close the log. Never raises ``StoreError``."""
+        try:
+            await self.save(())
+        except StoreError as exc:
+            log.warning("records_lost", session=self.id, records=self.unsaved, problem=str(exc))
+        async with self._save_lock:
+            await self.log.aclose()
+
+    def messages(self) -> list[StoredMessage]:
+        """List all messages of the log, also those that the model no longer sees."""
+        return [
+            StoredMessage(step.n, step.record.run, step.at, step.record.message)
+            for step in self.steps
+            if isinstance(step.record, MessageAdded)
+        ]
+
+    def recall(self, request_key: str | None) -> Ticket | None:
+        """Find the message that came with this key before."""
+        return self._tickets.get(request_key) if request_key else None
+
+    def accept(
+        self, content: tuple[UserBlock, ...], *, request_key: str | None = None, tool_choice: str = "auto"
+    ) -> Ticket:
+        """Take a message into the queue.
+
+        Raises:
+          QueueFull: ``MAX_WAITING`` wait already.
+        """
+        if len(self.waiting) >= MAX_WAITING:
+            raise QueueFull(self.id, "messages", MAX_WAITING)
+        ticket = Ticket(f"r{self._next_run}", content, request_key=request_key, tool_choice=tool_choice)
+        self._next_run += 1
+        ticket.first_seq = self.topic.seq + 1
+        self.waiting.append(ticket)
+        if request_key:
+            self._tickets[request_key] = ticket
+            while len(self._tickets) > MAX_KEYS:
+                del self._tickets[next(iter(self._tickets))]
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forget a message that could not be made durable and has not begun to run."""
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+        if ticket.request_key:
+            self._tickets.pop(ticket.request_key, None)
+
+    def info(self, *, is_active: bool) -> SessionInfo:
+        """Describe the session at a glance."""
+        return describe(
+            self.meta,
+            state=self._state(),
+            is_active=is_active,
+            is_ephemeral=self.is_ephemeral,
+            queue=len(self.waiting),
+            seq=self.topic.seq,
+        )
+
+    def snapshot(self, *, is_active: bool) -> Snapshot:
+        """Draw the session as it is between two events."""
+        queue = tuple(QueuedMessage(ticket.run, ticket.content) for ticket in self.waiting)
+        return Snapshot(self.info(is_active=is_active), self._picture(), queue)
+
+    def publish(self, seen: Sequence[events.AnyEvent], run: str | None = None) -> None:
+        """Give events to whoever listens, in order."""
+        for event in seen:
+            self.topic.publish(event, run)
+
+    def _state(self) -> SessionState:
+        if self.job:
+            return "running"
+        return "paused" if self.meta.paused else "idle"
+
+    def _picture(self) -> RunPicture | None:
+        if self.job is None or self.job.run is None:
+            return None
+        run = self.job.run
+        return RunPicture(
+            run=run.id,
+            started_at=self.job.started_at,
+            round=run.rounds,
+            reply=run.reply.message("", with_calls=False, partial=True),
+            open_calls=run.open_calls,
+            steers_waiting=run.steers_waiting,
+        )
+
+
+def describe(
+    meta: SessionMeta, *, state: SessionState, is_active: bool, is_ephemeral: bool, queue: int, seq: int
+) -> SessionInfo:
+    """Put a session's meta and its live state together."""
+    return SessionInfo(
+        id=meta.id,
+        agent=meta.agent,
+        sender=meta.sender,
+        topic=meta.topic,
+        title=meta.title,
+        state=state,
+        active=is_active,
+        ephemeral=is_ephemeral,
+        cwd=meta.cwd,
+        model=meta.model,
+        parent=meta.parent,
+        created_at=meta.created_at,
+        updated_at=meta.updated_at,
+        last_run_at=meta.last_run_at,
+        message_count=meta.message_count,
+        steps=meta.steps,
+        active_seconds=meta.active_seconds,
+        queue=queue,
+        usage=meta.usage,
+        seq=seq,
+    )
+
+
+def recall_tickets(steps: Sequence[Step]) -> dict[str, Ticket]:
+    """Rebuild the tickets of finished runs that came with a request key, the newest ``MAX_KEYS``."""
+    keys: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    tickets: dict[str, Ticket] = {}
+    for step in steps:
+        match step.record:
+            case RunOpened(run=run, request_key=str(key)):
+                keys[run] = key
+            case MessageAdded(run=run, message=AssistantMessage() as message):
+                texts[run] = text_of(message)
+            case RunClosed(run=run) as closed if run in keys:
+                tickets[keys[run]] = _settled_ticket(closed, keys[run], texts.get(run, ""))
+            case _:
+                pass
+    return dict(list(tickets.items())[-MAX_KEYS:])
+
+
+def _settled_ticket(closed: RunClosed, key: str, text: str) -> Ticket:
+    ticket = Ticket(closed.run, (), request_key=key, tool_choice="auto")
+    ticket.settle(
+        Outcome(
+            run=closed.run,
+            stop_reason=closed.stop_reason,
+            text=text,
+            usage=closed.usage,
+            persisted=True,
+            error=closed.error,
+            first_seq=0,
+            last_seq=0,
+        )
+    )
+    return ticket
+
+
+def _runs_of(steps: Sequence[Step]) -> set[str]:
+    return {step.record.run for step in steps if isinstance(step.record, (RunOpened, MessageQueued))}

@@ -1,0 +1,61 @@
+"""How messages end that waited and never ran: cancelled by a person, or left behind by a stop."""
+
+from __future__ import annotations
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from crabd import events
+from crabd.errors import SHUTTING_DOWN, StoreError
+from crabd.events import ErrorInfo
+from crabd.messages import StopReason, Usage
+from crabd.runtime.recovery import leave_unanswered
+from crabd.runtime.session import Outcome, Session, Ticket
+from crabd.store.base import RunClosed
+
+STOPPED = ErrorInfo(SHUTTING_DOWN, "shutting_down", "the daemon was stopped: send the message again")
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+
+async def cancel_waiting(session: Session, ticket: Ticket) -> None:
+    """Take a message out of the queue for good; the model never sees it.
+
+    Raises:
+      StoreError: it is out of the queue, and may be found waiting after a crash.
+    """
+    session.waiting.remove(ticket)
+    try:
+        await session.save([RunClosed(ticket.run, "cancelled", 0.0, Usage())])
+    finally:
+        _settle_unrun(session, ticket, "cancelled", None)
+
+
+async def leave_waiting(session: Session) -> None:
+    """Put the messages that wait into the history, unanswered, for the run after the daemon's next start."""
+    while session.waiting:
+        ticket = session.waiting.popleft()
+        try:
+            await session.save(
+                leave_unanswered(ticket.run, ticket.content, ticket.request_key, "interrupted", STOPPED)
+            )
+        except StoreError as exc:
+            log.warning("records_not_saved", session=session.id, run=ticket.run, problem=str(exc))
+        _settle_unrun(session, ticket, "interrupted", STOPPED)
+
+
+def _settle_unrun(session: Session, ticket: Ticket, reason: StopReason, error: ErrorInfo | None) -> None:
+    is_saved = session.unsaved == 0
+    last = session.topic.publish(events.RunEnded(reason, Usage(), is_saved, error), ticket.run)
+    ticket.settle(
+        Outcome(
+            run=ticket.run,
+            stop_reason=reason,
+            text="",
+            usage=Usage(),
+            persisted=is_saved,
+            error=error,
+            first_seq=ticket.first_seq,
+            last_seq=last,
+        )
+    )

@@ -1,0 +1,117 @@
+"""Fakes that keep the contract of what they stand for, and that a test can hold at any point."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import trio
+
+from crabd.errors import ProviderError
+from crabd.messages import Usage
+from crabd.providers.base import (
+    Chunk,
+    Finished,
+    ModelChoice,
+    ModelInfo,
+    ModelRequest,
+    Models,
+    Provider,
+    TextChunk,
+    ToolCallChunk,
+)
+from crabd.tools.base import Tool, ToolContext, ToolOutcome, ToolSpec
+
+# A reply is a list of these: an event holds the stream until it is set, an error breaks it.
+Part: TypeAlias = Chunk | trio.Event | ProviderError
+
+
+def says(*texts: str, tokens: int = 10) -> list[Part]:
+    """Script a reply of plain text."""
+    return [*(TextChunk(text) for text in texts), Finished("end", Usage(tokens, tokens))]
+
+
+def calls(*names: str, arguments: str = "{}") -> list[Part]:
+    """Script a reply that asks for tools, one call each, with ids ``c0``, ``c1``, …"""
+    parts: list[Part] = [
+        ToolCallChunk(i, id=f"c{i}", name=name, arguments=arguments) for i, name in enumerate(names)
+    ]
+    return [*parts, Finished("tool_calls", Usage(10, 10))]
+
+
+class ScriptedProvider(Provider):
+    """Gives scripted replies in order, and remembers what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, *replies: Sequence[Part]) -> None:
+        self.replies = list(replies)
+        self.requests: list[ModelRequest] = []
+        self.open_streams = 0
+
+    @asynccontextmanager
+    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[Chunk]]:
+        self.requests.append(request)
+        reply = self.replies.pop(0) if self.replies else says("ok")
+        self.open_streams += 1
+        try:
+            await trio.lowlevel.checkpoint()
+            yield self._chunks(reply)
+        finally:
+            self.open_streams -= 1
+
+    async def _chunks(self, parts: Sequence[Part]) -> AsyncIterator[Chunk]:
+        for part in parts:
+            if isinstance(part, trio.Event):
+                await part.wait()
+            elif isinstance(part, ProviderError):
+                raise part
+            else:
+                yield part
+                await trio.lowlevel.checkpoint()
+
+    async def list_models(self) -> tuple[ModelInfo, ...]:
+        return (ModelInfo(id="scripted/one", provider=self.name, context_window=1000),)
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing open."""
+
+
+class ScriptedModels(Models):
+    """One provider for every name."""
+
+    def __init__(self, provider: ScriptedProvider) -> None:
+        self.provider = provider
+
+    def resolve(self, model: str | None) -> ModelChoice:
+        return ModelChoice(model or "scripted/one", "one", self.provider, "a test wrote it", 1000)
+
+    async def list_models(self) -> tuple[tuple[ModelInfo, ...], tuple[str, ...]]:
+        return await self.provider.list_models(), ()
+
+
+class HeldTool(Tool):
+    """A tool that says what it was given, once it is let go."""
+
+    def __init__(self, name: str = "held", *, is_free: bool = True) -> None:
+        self._name = name
+        self.began = trio.Event()
+        self.go = trio.Event()
+        self.was_cancelled = False
+        if is_free:
+            self.go.set()
+
+    @property
+    def spec(self) -> ToolSpec:
+        return ToolSpec(self._name, "a tool of a test", {"type": "object"})
+
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> ToolOutcome:
+        self.began.set()
+        context.report("working")
+        try:
+            await self.go.wait()
+        except trio.Cancelled:
+            self.was_cancelled = True
+            raise
+        return ToolOutcome(f"{self._name} got {arguments}")
