@@ -1,0 +1,248 @@
+"""The daemon: the only module that names concrete classes. It builds every part and nests their lifetimes.
+
+Three nurseries, from the outside: runs, clients, the listener. Runs outlive clients, clients outlive the
+listener; stopping goes from the inside out.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+from msgspec import Raw
+from structlog.typing import FilteringBoundLogger
+
+from crabd import __version__
+from crabd.api import daemon as api
+from crabd.api.table import EVENT_NOTIFICATION
+from crabd.config import Places, Settings, read_settings
+from crabd.errors import ConfigError
+from crabd.log import configure_logging
+from crabd.providers.registry import Registry
+from crabd.rpc.envelope import encode_notification
+from crabd.runtime.agents import Agents, load_agents
+from crabd.runtime.broker import Broker
+from crabd.runtime.loop import shielded
+from crabd.runtime.runtime import Runtime
+from crabd.runtime.sessions import Sessions
+from crabd.server.caller import Control
+from crabd.server.clients import Clients
+from crabd.server.listener import Listener, open_listener
+from crabd.service import ServiceManager
+from crabd.store.inmemory import InMemoryStore
+from crabd.store.journal import JournalStore
+
+# How long the store and the connections to models may take to close when the daemon stops.
+CLOSING_SECONDS = 10.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+
+async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -> None:
+    """Be the daemon, until a signal or a client ends it.
+
+    ``ready_fd`` gets the line ``READY`` once clients are served and recovery is done.
+
+    Raises:
+      ConfigError: ``config.toml`` is wrong.
+      AlreadyRunning, UnsafeSocket: the socket cannot be ours.
+      StoreError: the store cannot be opened, or another process has it.
+    """
+    settings = read_settings(places.config)
+    configure_logging(settings.log_level)
+    async with (
+        open_listener_of(places, manager) as listener,
+        open_journal(places) as store,
+        open_models(settings) as models,
+    ):
+        broker = Broker(secrets.token_hex(8), wrap_event)
+        # Numbers by the clock, so that no ephemeral session ever has the id of an earlier one.
+        scratch = InMemoryStore(first_number=time.time_ns() // 1_000_000)
+        sessions = Sessions(store, scratch, broker)
+        agents = await load_agents_of(places)
+        recovered = await sessions.recover()
+        async with trio.open_nursery() as runs:
+            runtime = Runtime(
+                runs=runs, sessions=sessions, broker=broker, agents=agents, models=models, tools={}
+            )
+            daemon = Daemon(places, settings, runtime, store, models, manager)
+            runs.start_soon(daemon.watch_signals)
+            runs.start_soon(daemon.feed_watchdog)
+            await daemon.serve_clients(listener, lambda: say_ready(manager, ready_fd, recovered))
+            runs.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_listener_of(places: Places, manager: ServiceManager) -> AsyncIterator[Listener]:
+    """Take the socket over from the service manager, or bind our own."""
+    inherited = manager.inherited_listener()
+    listener = Listener(inherited, places.socket, None) if inherited else open_listener(places.socket)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+@asynccontextmanager
+async def open_journal(places: Places) -> AsyncIterator[JournalStore]:
+    """Take the store, and say in the log what was found broken."""
+    store = JournalStore(places.state)
+    for damage in await store.open():
+        log.warning("damage_found", session=damage.session, problem=damage.problem)
+    try:
+        yield store
+    finally:
+        with shielded(CLOSING_SECONDS):
+            await store.aclose()
+
+
+@asynccontextmanager
+async def open_models(settings: Settings) -> AsyncIterator[Registry]:
+    """Find out which models there are to ask."""
+    models = Registry(settings.providers, settings.model, os.environ)
+    try:
+        await models.detect()
+        yield models
+    finally:
+        with shielded(CLOSING_SECONDS):
+            await models.aclose()
+
+
+async def load_agents_of(places: Places, previous: Agents | None = None) -> Agents:
+    """Read the agent files, off the event loop, and say in the log which could not be taken."""
+    agents = await trio.to_thread.run_sync(load_agents, places.config / "agents", previous)
+    for problem in agents.problems:
+        log.warning("agent_left_out", problem=problem)
+    return agents
+
+
+def wrap_event(event: bytes) -> bytes:
+    """Make the notification of an encoded event."""
+    return encode_notification(EVENT_NOTIFICATION, Raw(event))
+
+
+def say_ready(manager: ServiceManager, ready_fd: int | None, recovered: int) -> None:
+    """Tell whoever started us that clients are served from now on."""
+    manager.notify("READY=1")
+    if ready_fd is not None:
+        os.write(ready_fd, b"READY\n")
+        os.close(ready_fd)
+    log.info("ready", version=__version__, pid=os.getpid(), recovered=recovered)
+
+
+class Daemon(Control):
+    """The daemon as its clients and its service manager see it."""
+
+    def __init__(
+        self,
+        places: Places,
+        settings: Settings,
+        runtime: Runtime,
+        store: JournalStore,
+        models: Registry,
+        manager: ServiceManager,
+    ) -> None:
+        self._places = places
+        self._settings = settings
+        self._runtime = runtime
+        self._store = store
+        self._models = models
+        self._manager = manager
+        self._started = time.monotonic()
+        self._stopping = trio.Event()
+        self._grace = trio.CancelScope()
+        self._clients: Clients | None = None
+        self._reloading = trio.Lock()
+
+    async def serve_clients(self, listener: Listener, on_open: Callable[[], None]) -> None:
+        """Serve until told to stop, then stop in order: the door, the runs, the clients."""
+        async with trio.open_nursery() as clients:
+            self._clients = Clients(clients, self._runtime, self)
+            async with trio.open_nursery() as door:
+                door.start_soon(listener.serve, self._clients.welcome)
+                on_open()
+                await self._stopping.wait()
+                door.cancel_scope.cancel()
+            listener.close()
+            self._manager.notify("STOPPING=1")
+            log.info("stopping", runs=self._runtime.running, clients=len(self._clients))
+            await self._runtime.drain(self._grace)
+            await self._clients.aclose()
+            clients.cancel_scope.cancel()
+        log.info("stopped")
+
+    async def watch_signals(self) -> None:
+        """Stop on SIGTERM and SIGINT, at once on a second one; reload on SIGHUP. Runs until cancelled."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self.reload()
+                elif self._stopping.is_set():
+                    self._grace.cancel()
+                else:
+                    self.shut_down(None)
+
+    async def feed_watchdog(self) -> None:
+        """Prove to the service manager that the event loop turns, at half its patience."""
+        while self._manager.watchdog_seconds:
+            self._manager.notify("WATCHDOG=1")
+            await trio.sleep(self._manager.watchdog_seconds / 2)
+
+    def shut_down(self, grace: float | None) -> api.ShutdownStarted:
+        seconds = self._settings.grace if grace is None else grace
+        self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
+        self._stopping.set()
+        return api.ShutdownStarted(os.getpid(), self._runtime.running)
+
+    async def reload(self) -> api.Reloaded:
+        async with self._reloading:
+            problems: list[str] = []
+            try:
+                settings = await trio.to_thread.run_sync(read_settings, self._places.config)
+                self._models.configure(settings.providers, settings.model)
+                await self._models.detect()
+                configure_logging(settings.log_level)
+                self._settings = settings
+            except ConfigError as exc:
+                problems.append(str(exc))
+                log.warning("configuration_left_out", problem=str(exc))
+            agents = await load_agents_of(self._places, self._runtime.agents)
+            self._runtime.agents = agents
+            log.info("reloaded", agents=len(agents.by_name))
+            return api.Reloaded(tuple(sorted(agents.by_name)), (*problems, *agents.problems))
+
+    def status(self) -> api.DaemonStatus:
+        runtime, sessions = self._runtime, self._runtime.sessions
+        default = self._models.resolve(None)
+        return api.DaemonStatus(
+            version=__version__,
+            protocol=api.PROTOCOL,
+            pid=os.getpid(),
+            uptime=round(time.monotonic() - self._started, 3),
+            epoch=runtime.broker.epoch,
+            socket=str(self._places.socket),
+            config=str(self._places.config / "config.toml"),
+            sessions=sessions.stored,
+            live=len(sessions.live()),
+            runs=runtime.running,
+            clients=len(self._clients) if self._clients else 0,
+            memory=resident_bytes(),
+            model=api.DefaultModel(default.id, default.why),
+            store=api.StoreHealth(
+                str(self._places.state), tuple(f"{d.session}: {d.problem}" for d in self._store.damage())
+            ),
+            problems=runtime.agents.problems,
+        )
+
+
+def resident_bytes() -> int:
+    """Measure the memory this process holds, as the kernel counts it."""
+    with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123  pathlib would double the cost of a ping
+        return int(statm.read().split()[1]) * PAGE_BYTES

@@ -1,0 +1,57 @@
+"""Configuration: where things are, and what ``config.toml`` says. Read at the start and again on reload."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import platformdirs
+from msgspec import Meta, Struct
+
+from crabd.api.address import socket_path
+from crabd.errors import ConfigError
+from crabd.providers.settings import ProviderSettings
+
+# systemd's default patience is 90 s and a person's is less; a model's answer mostly takes fewer than ten.
+GRACE_SECONDS = 10.0
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What ``config.toml`` may say. ``model`` is ``provider/model``; ``grace`` is in seconds."""
+
+    model: str | None = None
+    providers: dict[str, ProviderSettings] = {}
+    grace: Annotated[float, Meta(ge=0, le=3600)] = GRACE_SECONDS
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Places(Struct, frozen=True):
+    """Where this user's crabd keeps what."""
+
+    config: Path
+    state: Path
+    socket: Path
+
+
+def find_places(socket: str | None = None) -> Places:
+    """Find the places from the environment, as the XDG base directory specification has them."""
+    config = os.environ.get("CRABD_CONFIG_DIR") or platformdirs.user_config_dir("crabd")
+    state = os.environ.get("CRABD_STATE_DIR") or platformdirs.user_state_dir("crabd")
+    return Places(Path(config), Path(state), Path(socket or socket_path()).absolute())
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read ``config.toml``; a missing one is an empty one.
+
+    Raises:
+      ConfigError: it cannot be read, is not TOML, or says something unknown.
+    """
+    file = folder / "config.toml"
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=Settings)
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as exc:
+        raise ConfigError(str(file), str(exc)) from exc

@@ -1,0 +1,38 @@
+"""Who is asking, and what is at hand to answer with: all that a handler gets besides its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from crabd.api.daemon import DaemonStatus, Reloaded, ShutdownStarted
+from crabd.runtime.broker import Subscriber
+from crabd.runtime.runtime import Runtime
+
+
+class Control(Protocol):
+    """The daemon itself, as far as a client may steer it."""
+
+    def status(self) -> DaemonStatus:
+        """Tell how the daemon is."""
+        ...
+
+    async def reload(self) -> Reloaded:
+        """Read configuration and agents again; what cannot be taken stays as it was."""
+        ...
+
+    def shut_down(self, grace: float | None) -> ShutdownStarted:
+        """Begin to stop; ``grace`` in seconds is the configured one when null."""
+        ...
+
+
+class Caller:
+    """One client. Its subscriptions end with it; the runs it started do not."""
+
+    def __init__(self, runtime: Runtime, control: Control, subscriber: Subscriber) -> None:
+        self.runtime = runtime
+        self.control = control
+        self.subscriber = subscriber
+
+
+Handler = Callable[[Caller, object], object | Awaitable[object]]

@@ -1,0 +1,82 @@
+"""The clients: one link each, with what it has subscribed to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Coroutine
+from functools import partial
+
+import structlog
+import trio
+from msgspec import Raw
+from structlog.typing import FilteringBoundLogger
+
+from crabd.rpc.envelope import RpcError
+from crabd.rpc.methods import InvalidParamsError
+from crabd.rpc.peer import Peer
+from crabd.runtime.runtime import Runtime
+from crabd.server.caller import Caller, Control
+from crabd.server.dispatch import answer
+
+# How long what has been said may take to reach a client when the daemon stops.
+FLUSH_SECONDS = 2.0
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+
+class Clients:
+    """All links that are open. They live in the nursery that this is given."""
+
+    def __init__(self, nursery: trio.Nursery, runtime: Runtime, control: Control) -> None:
+        self._nursery = nursery
+        self._runtime = runtime
+        self._control = control
+        self._peers: set[Peer] = set()
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def welcome(self, sock: socket.socket) -> None:
+        """Serve a client on its connected socket, which is ours to close from here on."""
+        self._nursery.start_soon(self._serve, sock)
+
+    async def aclose(self) -> None:
+        """Let every client have what it is owed, for a bounded time, and hang up."""
+        async with trio.open_nursery() as nursery:
+            for peer in tuple(self._peers):
+                nursery.start_soon(partial(peer.aclose, flush_seconds=FLUSH_SECONDS))
+
+    async def _serve(self, sock: socket.socket) -> None:
+        peer = Peer(
+            sock,
+            lambda method, params: answer(caller, method, params),
+            on_notification=lambda method, params: self._take_notification(caller, method, params),
+        )
+        caller = Caller(self._runtime, self._control, peer)
+        self._peers.add(peer)
+        try:
+            await peer.serve()
+        except Exception:
+            # One client's trouble is no other's.
+            log.exception("client_failed")
+        finally:
+            self._peers.discard(peer)
+            self._runtime.broker.forget(peer)
+
+    def _take_notification(self, caller: Caller, method: str, params: Raw) -> None:
+        """Do what a request without an id asks for. Nobody waits for how it ends, so only the log is told."""
+        try:
+            outcome = answer(caller, method, params)
+        except (RpcError, InvalidParamsError) as exc:
+            log.debug("notification_refused", method=method, problem=str(exc))
+            return
+        if isinstance(outcome, Coroutine):
+            self._nursery.start_soon(self._finish_notification, method, outcome)
+
+    async def _finish_notification(self, method: str, outcome: Coroutine[object, object, object]) -> None:
+        try:
+            await outcome
+        except RpcError as exc:
+            log.debug("notification_refused", method=method, problem=str(exc))
+        except Exception:
+            log.exception("notification_failed", method=method)

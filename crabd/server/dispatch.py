@@ -1,0 +1,78 @@
+"""From a method's name to its handler, and from our errors to those of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from inspect import isawaitable
+from typing import Any
+
+from msgspec import Raw
+
+from crabd.api.table import METHODS
+from crabd.errors import METHOD_NOT_FOUND, CrabdError
+from crabd.rpc.envelope import RpcError
+from crabd.server.caller import Caller
+from crabd.server.handlers import daemon, sessions, subscriptions
+
+HANDLERS: dict[str, Any] = {
+    "initialize": daemon.initialize,
+    "rpc.discover": daemon.discover,
+    "session/get_or_create": sessions.get_or_create,
+    "session/load": sessions.load,
+    "session/send": sessions.send,
+    "session/steer": sessions.steer,
+    "session/cancel": sessions.cancel,
+    "session/compact": sessions.compact,
+    "session/close": sessions.close,
+    "session/delete": sessions.delete,
+    "session/list": sessions.list_sessions,
+    "session/get": sessions.get,
+    "session/history": sessions.history,
+    "session/subscribe": subscriptions.subscribe,
+    "session/unsubscribe": subscriptions.unsubscribe,
+    "session/pause": sessions.pause,
+    "session/resume": sessions.resume,
+    "session/configure": sessions.configure,
+    "session/usage": sessions.usage,
+    "session/clear": sessions.clear,
+    "agent/list": daemon.list_agents,
+    "model/list": daemon.list_models,
+    "daemon/ping": daemon.ping,
+    "daemon/status": daemon.status,
+    "daemon/reload": daemon.reload,
+    "daemon/shutdown": daemon.shutdown,
+}
+
+
+def answer(caller: Caller, method: str, params: bytes | Raw) -> object:
+    """Answer a request: a result, or an awaitable of one where it takes time.
+
+    Raises:
+      RpcError: no such method, or the handler's own refusal.
+      InvalidParamsError: the parameters do not fit.
+    """
+    spec = METHODS.get(method)
+    if spec is None:
+        raise RpcError(
+            METHOD_NOT_FOUND,
+            f"there is no method {method!r}: rpc.discover tells which there are",
+            {"kind": "method_not_found", "method": method},
+        )
+    decoded = spec.decode_params(params)
+    try:
+        result = HANDLERS[method](caller, decoded)
+    except CrabdError as exc:
+        raise to_rpc_error(exc) from exc
+    return _await(result) if isawaitable(result) else result
+
+
+async def _await(result: Awaitable[object]) -> object:
+    try:
+        return await result
+    except CrabdError as exc:
+        raise to_rpc_error(exc) from exc
+
+
+def to_rpc_error(exc: CrabdError) -> RpcError:
+    """Put one of our errors on the wire: its code, its sentence, its facts."""
+    return RpcError(exc.code, str(exc), exc.data)

@@ -1,0 +1,71 @@
+"""Handlers of ``initialize``, ``rpc.discover``, ``daemon/*``, ``agent/list`` and ``model/list``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crabd import __version__
+from crabd.api import daemon as api
+from crabd.api.openrpc import describe_api
+from crabd.api.table import METHODS
+from crabd.rpc.connection import Limits
+from crabd.runtime.agents import Agent
+from crabd.server.caller import Caller
+
+
+def initialize(caller: Caller, params: api.Initialize) -> api.ServerInfo:
+    capabilities = api.Capabilities(
+        methods=tuple(method.name for method in METHODS), max_message_bytes=Limits().message_bytes
+    )
+    return api.ServerInfo("crabd", __version__, api.PROTOCOL, capabilities)
+
+
+def discover(caller: Caller, params: api.NoParams) -> dict[str, Any]:
+    return describe_api(__version__)
+
+
+def ping(caller: Caller, params: api.NoParams) -> api.Pong:
+    return api.Pong(True)
+
+
+def status(caller: Caller, params: api.NoParams) -> api.DaemonStatus:
+    return caller.control.status()
+
+
+async def reload(caller: Caller, params: api.NoParams) -> api.Reloaded:
+    return await caller.control.reload()
+
+
+def shutdown(caller: Caller, params: api.Shutdown) -> api.ShutdownStarted:
+    return caller.control.shut_down(params.grace)
+
+
+def list_agents(caller: Caller, params: api.NoParams) -> api.AgentList:
+    agents = caller.runtime.agents
+    return api.AgentList(tuple(_describe(agent) for agent in agents.by_name.values()), agents.problems)
+
+
+def _describe(agent: Agent) -> api.AgentInfo:
+    return api.AgentInfo(
+        name=agent.name,
+        description=agent.options.description,
+        model=agent.options.model,
+        tools=agent.options.tools,
+        max_rounds=agent.options.max_rounds,
+        source=agent.source,
+    )
+
+
+async def list_models(caller: Caller, params: api.NoParams) -> api.ModelList:
+    default = caller.runtime.models.resolve(None)
+    models, problems = await caller.runtime.models.list_models()
+    entries = tuple(
+        api.ModelEntry(
+            id=model.id,
+            provider=model.provider,
+            context_window=model.context_window,
+            default=model.id == default.id,
+        )
+        for model in models
+    )
+    return api.ModelList(entries, api.DefaultModel(default.id, default.why), problems)

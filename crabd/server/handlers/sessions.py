@@ -1,0 +1,222 @@
+"""Handlers of the session core and of session management."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from msgspec import structs
+
+from crabd.api import sessions as api
+from crabd.errors import NoRun
+from crabd.events import SessionInfo, Snapshot
+from crabd.messages import TextBlock, UserBlock
+from crabd.runtime.router import Identity
+from crabd.runtime.runtime import Admission, Steering
+from crabd.runtime.session import Outcome, Session, Ticket
+from crabd.server.caller import Caller
+
+
+def get_or_create(caller: Caller, params: api.GetOrCreate) -> api.GotOrCreated | Awaitable[api.GotOrCreated]:
+    identity = Identity(params.agent, params.sender, params.ephemeral)
+    active = caller.runtime.sessions.find_active(identity, params.topic)
+    if active is not None:
+        return _got(caller, active, False)
+    return _get_or_create(caller, identity, params)
+
+
+async def _get_or_create(caller: Caller, identity: Identity, params: api.GetOrCreate) -> api.GotOrCreated:
+    session, is_new = await caller.runtime.get_or_create(
+        identity, topic=params.topic, description=params.description, cwd=params.cwd
+    )
+    return _got(caller, session, is_new)
+
+
+def _got(caller: Caller, session: Session, is_new: bool) -> api.GotOrCreated:
+    return api.GotOrCreated(**structs.asdict(caller.runtime.sessions.info(session)), created=is_new)
+
+
+async def load(caller: Caller, params: api.OfSession) -> SessionInfo:
+    return caller.runtime.sessions.info(await caller.runtime.sessions.load(params.session))
+
+
+def send(caller: Caller, params: api.Send) -> Awaitable[api.RunResult | api.Accepted]:
+    live = caller.runtime.sessions.find_live(params.session)
+    return _load_and_send(caller, params) if live is None else _send(caller, live, params)
+
+
+async def _load_and_send(caller: Caller, params: api.Send) -> api.RunResult | api.Accepted:
+    return await _send(caller, await caller.runtime.sessions.load(params.session), params)
+
+
+def _send(caller: Caller, session: Session, params: api.Send) -> Awaitable[api.RunResult | api.Accepted]:
+    """Admit at once, so that what a client sends in one go keeps its order; wait in the returned task."""
+
+    def follow(ticket: Ticket) -> None:
+        if params.wait and params.events:
+            session.topic.follow(caller.subscriber, ticket.run)
+
+    admission = caller.runtime.admit(
+        session,
+        _blocks(params.content),
+        request_key=params.request_key,
+        when_busy=params.when_busy,
+        tool_choice=params.tool_choice,
+        on_ticket=follow,
+    )
+    return _finish_send(caller, session, admission, params.wait)
+
+
+async def _finish_send(
+    caller: Caller, session: Session, admission: Admission, is_waiting: bool
+) -> api.RunResult | api.Accepted:
+    ticket = admission.ticket
+    try:
+        await caller.runtime.confirm(session, admission)
+        if not is_waiting:
+            return api.Accepted(ticket.run, ticket.first_seq, admission.disposition)
+        await ticket.settled.wait()
+    finally:
+        session.topic.unfollow(caller.subscriber, ticket.run)
+    assert ticket.outcome is not None, "a ticket settles with its outcome"
+    return _result(ticket.outcome)
+
+
+def _result(outcome: Outcome) -> api.RunResult:
+    return api.RunResult(**structs.asdict(outcome))
+
+
+def steer(caller: Caller, params: api.Steer) -> Awaitable[api.SteerQueued]:
+    live = caller.runtime.sessions.find_live(params.session)
+    if live is None:
+        caller.runtime.sessions.meta(params.session)
+        raise NoRun(params.session)
+    steering = caller.runtime.admit_steer(live, _blocks(params.content))
+    return _finish_steer(live, steering)
+
+
+async def _finish_steer(session: Session, steering: Steering) -> api.SteerQueued:
+    await session.save([steering.record])
+    return api.SteerQueued(steering.record.steer, steering.record.run, "queued", steering.position)
+
+
+async def cancel(caller: Caller, params: api.Cancel) -> api.Cancelled:
+    session = await caller.runtime.sessions.load(params.session)
+    return api.Cancelled(*await caller.runtime.cancel(session, params.run))
+
+
+async def compact(caller: Caller, params: api.Compact) -> api.CompactResult:
+    session = await caller.runtime.sessions.load(params.session)
+    done = await caller.runtime.compact(session, params.instructions)
+    return api.CompactResult(done.archive, done.summary, done.usage_before, done.usage_after)
+
+
+async def close(caller: Caller, params: api.Close) -> api.Closed:
+    return api.Closed(await caller.runtime.sessions.close(params.session, cancel=params.cancel))
+
+
+async def delete(caller: Caller, params: api.OfSession) -> api.Deleted:
+    await caller.runtime.sessions.delete(params.session)
+    return api.Deleted(True)
+
+
+def list_sessions(caller: Caller, params: api.List) -> api.SessionPage:
+    found = [info for info in caller.runtime.sessions.infos() if _matches(info, params)]
+    found.sort(key=_page_key, reverse=True)
+    start = 0
+    if params.cursor is not None:
+        start = next((i for i, info in enumerate(found) if _cursor(info) < params.cursor), len(found))
+    page = found[start : start + params.limit]
+    is_last = start + params.limit >= len(found)
+    return api.SessionPage(tuple(page), None if is_last else _cursor(page[-1]))
+
+
+def _page_key(info: SessionInfo) -> str:
+    return _cursor(info)
+
+
+def _cursor(info: SessionInfo) -> str:
+    """Make the place of a session in the list: text that sorts as time does, then by id."""
+    return f"{info.updated_at:%Y%m%d%H%M%S%f}~{info.id}"
+
+
+def _matches(info: SessionInfo, params: api.List) -> bool:
+    wanted = (
+        (params.agent, info.agent),
+        (params.sender, info.sender),
+        (params.topic, info.topic),
+        (params.state, info.state),
+    )
+    if any(want is not None and want != have for want, have in wanted):
+        return False
+    text = (params.text or "").casefold()
+    return any(text in (field or "").casefold() for field in (info.title, info.topic, info.id))
+
+
+def get(caller: Caller, params: api.OfSession) -> Snapshot:
+    return caller.runtime.sessions.snapshot(params.session)
+
+
+def history(caller: Caller, params: api.History) -> api.HistoryPage | Awaitable[api.HistoryPage]:
+    live = caller.runtime.sessions.find_live(params.session)
+    return _page(live, params) if live is not None else _load_history(caller, params)
+
+
+async def _load_history(caller: Caller, params: api.History) -> api.HistoryPage:
+    return _page(await caller.runtime.sessions.load(params.session), params)
+
+
+def _page(session: Session, params: api.History) -> api.HistoryPage:
+    first, roles = params.from_, params.roles
+    entries = [
+        api.HistoryEntry(stored.step, stored.run, stored.at, stored.message)
+        for stored in session.messages()
+        if roles is None or stored.message.__struct_config__.tag in roles
+    ]
+    if first is None:
+        return api.HistoryPage(tuple(entries[-params.limit :]), None)
+    wanted = [entry for entry in entries if entry.step >= first]
+    rest = wanted[params.limit :]
+    return api.HistoryPage(tuple(wanted[: params.limit]), rest[0].step if rest else None)
+
+
+async def pause(caller: Caller, params: api.OfSession) -> SessionInfo:
+    return await _set_paused(caller, params.session, True)
+
+
+async def resume(caller: Caller, params: api.OfSession) -> SessionInfo:
+    return await _set_paused(caller, params.session, False)
+
+
+async def _set_paused(caller: Caller, session_id: str, is_paused: bool) -> SessionInfo:
+    session = await caller.runtime.sessions.load(session_id)
+    if session.meta.paused is not is_paused:
+        await caller.runtime.configure(session, paused=is_paused)
+    return caller.runtime.sessions.info(session)
+
+
+async def configure(caller: Caller, params: api.Configure) -> SessionInfo:
+    session = await caller.runtime.sessions.load(params.session)
+    await caller.runtime.configure(
+        session,
+        title=params.title,
+        model=params.model,
+        thinking=params.thinking,
+        system_prompt=params.system_prompt,
+        cwd=params.cwd,
+    )
+    return caller.runtime.sessions.info(session)
+
+
+def usage(caller: Caller, params: api.OfSession) -> api.UsageResult:
+    meta = caller.runtime.sessions.meta(params.session)
+    return api.UsageResult(meta.id, meta.usage, meta.runs, meta.active_seconds)
+
+
+async def clear(caller: Caller, params: api.OfSession) -> SessionInfo:
+    session = await caller.runtime.sessions.load(params.session)
+    await caller.runtime.clear(session)
+    return caller.runtime.sessions.info(session)
+
+
+def _blocks(content: str | tuple[UserBlock, ...]) -> tuple[UserBlock, ...]:
+    return (TextBlock(content),) if isinstance(content, str) else content

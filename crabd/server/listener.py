@@ -1,0 +1,186 @@
+"""The socket: where it is, that it is ours alone, and who comes in by it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from crabd.errors import CrabdError
+
+# On a Unix socket a full backlog refuses at once, so a burst of clients must find room.
+BACKLOG = 4096
+# What accept(2) says when this process or the machine has no descriptor or memory left for one more.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTED_PAUSE = 0.1
+# struct ucred of socket(7): pid, uid, gid.
+CREDENTIALS = struct.Struct("3i")
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+
+class AlreadyRunning(CrabdError):
+    """Another daemon has the socket."""
+
+    kind = "already_running"
+
+    def __init__(self, socket: str, pid: str) -> None:
+        self.socket = socket
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return f"crabd is already running on {self.socket} (pid {self.pid}): stop it with `crabctl stop`"
+
+
+class UnsafeSocket(CrabdError):
+    """The place of the socket is not one that only we can write to."""
+
+    kind = "unsafe_socket"
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.problem}: remove it, or choose another place with $CRABD_SOCKET"
+
+
+class Listener:
+    """A listening socket, with the lock that says whose it is. ``close`` gives both back."""
+
+    def __init__(self, sock: socket.socket, path: Path, lock: int | None) -> None:
+        self.path = path
+        self._sock = sock
+        self._lock = lock
+        sock.setblocking(False)
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.path}{'' if self._lock is not None else ', inherited'}>"
+
+    async def serve(self, welcome: Callable[[socket.socket], None]) -> None:
+        """Accept clients until cancelled, and hand each to ``welcome``, which owns it from then on.
+
+        Without descriptors left it pauses and goes on: those who wait stay in the backlog.
+        """
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                client, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue
+            except OSError as exc:
+                if exc.errno not in EXHAUSTED:
+                    raise
+                log.warning("accept_paused", problem=exc.strerror)
+                await trio.sleep(EXHAUSTED_PAUSE)
+                continue
+            client.setblocking(False)
+            if is_ours(client):
+                welcome(client)
+            else:
+                log.warning("stranger_refused")
+                client.close()
+
+    def close(self) -> None:
+        """Stop listening; remove the socket unless a service manager owns it. Idempotent."""
+        if self._lock is not None:
+            # Unlinked before it is unlocked: who gets the lock finds no socket of ours.
+            self.path.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+        self._sock.close()
+
+
+def is_ours(client: socket.socket) -> bool:
+    """Tell whether the other end runs as our own user."""
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    _, uid, _ = CREDENTIALS.unpack(credentials)
+    return bool(uid == os.getuid())
+
+
+def open_listener(path: Path) -> Listener:
+    """Bind the socket, 0600 in a 0700 directory, replacing one that nobody listens on.
+
+    Raises:
+      AlreadyRunning: another daemon has it.
+      UnsafeSocket: the directory is not ours alone, or something else is in the socket's place.
+      OSError: it cannot be bound.
+    """
+    check_directory(path.parent)
+    lock = take_lock(path)
+    try:
+        _remove_stale(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The mode a socket is bound with is what counts: a later chmod would leave a gap.
+        mask = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(mask)
+        sock.listen(BACKLOG)
+    except BaseException:
+        os.close(lock)
+        raise
+    return Listener(sock, path, lock)
+
+
+def check_directory(directory: Path) -> None:
+    """Make sure that a directory is there, that only we can enter it, and that nobody else can replace it.
+
+    Raises:
+      UnsafeSocket: it is a link, somebody else's or open to others, or its parent is.
+    """
+    parent = directory.parent
+    parent.parent.mkdir(parents=True, exist_ok=True)
+    parent.mkdir(exist_ok=True, mode=0o700)
+    directory.mkdir(exist_ok=True, mode=0o700)
+    above = parent.stat()
+    # In a sticky directory, as /tmp is, only the owner of an entry may replace it.
+    is_shared = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
+    if above.st_uid not in (0, os.getuid()) or is_shared:
+        raise UnsafeSocket(str(parent), "can be changed by others")
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise UnsafeSocket(str(directory), "is not a directory")
+    if found.st_uid != os.getuid():
+        raise UnsafeSocket(str(directory), f"belongs to user {found.st_uid}")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise UnsafeSocket(str(directory), f"is open to others (mode {stat.S_IMODE(found.st_mode):04o})")
+
+
+def take_lock(path: Path) -> int:
+    """Take the lock beside the socket and note our pid in it; the file stays when the lock is given back.
+
+    Raises:
+      AlreadyRunning: another daemon holds it.
+    """
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise AlreadyRunning(str(path), holder) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket whose daemon is gone: we hold its lock, so it is nobody's."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise UnsafeSocket(str(path), "is not a socket")
+    path.unlink()

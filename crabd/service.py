@@ -1,0 +1,53 @@
+"""The service manager's side of things: readiness, the watchdog, and sockets that were handed over.
+
+The protocol of sd_notify(3) and sd_listen_fds(3), which is a datagram and three environment variables; the
+packages that offer it are unmaintained or bring a build of libsystemd along. Without a service manager every
+function here does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+# The first descriptor that systemd hands over; sd_listen_fds(3) fixes it.
+LISTEN_FDS_START = 3
+_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+class ServiceManager:
+    """What was found in the environment, which is cleaned of it, so that no child believes it is meant."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self.notify_socket = environ.get("NOTIFY_SOCKET")
+        self.is_listening = environ.get("LISTEN_PID") == str(os.getpid())
+        self._fds = int(environ.get("LISTEN_FDS", "0")) if self.is_listening else 0
+        watched = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog_seconds = int(environ.get("WATCHDOG_USEC", "0")) / 1_000_000 if watched else 0.0
+
+    @classmethod
+    def from_environment(cls) -> ServiceManager:
+        """Read the variables and remove them."""
+        found = cls({name: os.environ[name] for name in _VARIABLES if name in os.environ})
+        for name in _VARIABLES:
+            os.environ.pop(name, None)
+        return found
+
+    def inherited_listener(self) -> socket.socket | None:
+        """Take over the listening socket, if one was handed to us. It is not ours to unlink."""
+        if not self._fds:
+            return None
+        os.set_inheritable(LISTEN_FDS_START, False)
+        return socket.socket(fileno=LISTEN_FDS_START)
+
+    def notify(self, *lines: str) -> None:
+        """Tell the manager, as ``READY=1`` or ``STATUS=…``. One that is gone is none of our trouble."""
+        if not self.notify_socket:
+            return
+        address = self.notify_socket
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
+            sink.setblocking(False)
+            sink.sendto("\n".join(lines).encode(), address)
