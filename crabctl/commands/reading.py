@@ -1,0 +1,210 @@
+"""Commands that read sessions and change nothing: ``ls``, ``show``, ``log``, ``usage``."""
+
+from __future__ import annotations
+
+import sys
+
+from crabctl.arguments import UsageError
+from crabctl.commands.target import find, named, note, reach
+from crabctl.render import (
+    ago,
+    as_json,
+    columns,
+    dim,
+    duration,
+    facts,
+    harmless,
+    local_time,
+    number,
+    plural,
+    table,
+    text_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from crabctl.arguments import Args
+    from crabctl.client import Link
+
+# The most the daemon gives in one answer.
+MAX_PAGE = 1000
+# What is listed unless more is asked for.
+LIST_LENGTH = 50
+# What a screenful of conversation is.
+LOG_LENGTH = 50
+
+
+def ls(args: Args) -> int:
+    """List sessions, the last used first."""
+    filters = {key: value for key in ("agent", "sender", "topic", "state") if (value := args.get(key))}
+    if args.words:
+        filters["text"] = args.words[0]
+    with reach(args) as link:
+        page = _list(link, filters, sys.maxsize if args.has("all") else args.number("limit") or LIST_LENGTH)
+    sessions = page["sessions"]
+    if args.has("json"):
+        print(as_json(page))
+    elif sessions:
+        rows = [_row(info) for info in sessions]
+        header = ["ID", "STATE", "TITLE", "MESSAGES", "LAST USED"]
+        print(table(header, rows, width=columns(sys.stdout), elastic=2))
+        if page["cursor"]:
+            note("there are more: crabctl ls --all")
+    else:
+        note("no session is like that" if filters else 'no sessions yet: crabctl send "hello" starts one')
+    return 0
+
+
+def show(args: Args) -> int:
+    """Tell everything about one session."""
+    name = named(args)
+    with reach(args) as link:
+        snapshot = link.call("session/get", {"session": find(link, args, name)})
+    print(as_json(snapshot) if args.has("json") else facts(_details(snapshot)))
+    return 0
+
+
+def log(args: Args) -> int:
+    """Read the conversation, and with ``-f`` what is added to it."""
+    name = named(args)
+    count, first = args.number("limit"), 1 if args.has("all") else args.number("from")
+    if first is None and count is not None and count > MAX_PAGE:
+        raise UsageError(f"-n {count}: at most {MAX_PAGE}, or --all")
+    if args.has("follow"):
+        if first is not None and count is not None:
+            raise UsageError("-f goes to the end: leave out -n, or --from")
+        # Imported here: a log that ends needs none of it.
+        from crabctl.commands.watching import log_on
+
+        return log_on(args, name, first, count)
+    with reach(args) as link:
+        session = find(link, args, name)
+        for entry in history(link, session, first=first, count=count):
+            print(as_json(entry) if args.has("json") else written(entry))
+    return 0
+
+
+def usage(args: Args) -> int:
+    """Tell what a session has used."""
+    name = named(args)
+    with reach(args) as link:
+        used = link.call("session/usage", {"session": find(link, args, name)})
+    print(as_json(used) if args.has("json") else facts([("session", used["session"]), *_spent(used)]))
+    return 0
+
+
+def _list(link: Link, filters: dict[str, Any], wanted: int) -> dict[str, Any]:
+    """Gather pages until there are ``wanted`` sessions, or no more."""
+    sessions: list[Any] = []
+    cursor: str | None = None
+    while True:
+        params = filters | {"limit": min(wanted - len(sessions), MAX_PAGE)}
+        page = link.call("session/list", params | ({"cursor": cursor} if cursor else {}))
+        sessions += page["sessions"]
+        cursor = page["cursor"]
+        if cursor is None or len(sessions) >= wanted:
+            return {"sessions": sessions, "cursor": cursor}
+
+
+def _row(info: dict[str, Any]) -> list[str]:
+    title = info["title"] or info["topic"] or ""
+    state = info["state"] + ("*" if info["active"] else "")
+    return [
+        info["id"],
+        state,
+        title,
+        str(info["message_count"]),
+        ago(info["last_run_at"] or info["updated_at"]),
+    ]
+
+
+def _details(snapshot: dict[str, Any]) -> list[tuple[str, object]]:
+    info, run = snapshot["info"], snapshot["run"]
+    state = info["state"] + (", the active session of its agent and sender" if info["active"] else "")
+    used = {"usage": info["usage"], "runs": None, "active_seconds": info["active_seconds"]}
+    return [
+        ("session", info["id"]),
+        ("title", info["title"]),
+        ("topic", info["topic"]),
+        ("state", state),
+        ("run", run and f"{run['run']}, round {run['round']}, began {ago(run['started_at'])}"),
+        (
+            "waiting",
+            "\n".join(f"{queued['run']}  {text_of(queued['content'])}" for queued in snapshot["queue"]),
+        ),
+        ("agent", info["agent"]),
+        ("sender", info["sender"]),
+        ("parent", info["parent"]),
+        ("model", info["model"] or "the default"),
+        ("directory", info["cwd"]),
+        ("stored", "no: it is ephemeral" if info["ephemeral"] else f"{plural(info['steps'], 'step')}"),
+        ("messages", number(info["message_count"])),
+        *_spent(used),
+        ("created", local_time(info["created_at"])),
+        ("last run", info["last_run_at"] and local_time(info["last_run_at"])),
+    ]
+
+
+def _spent(used: dict[str, Any]) -> list[tuple[str, object]]:
+    usage, total = used["usage"], used["usage"]["total"]
+    window = usage["context_window"]
+    cached = total["cache_read_tokens"]
+    cost = total["cost"]
+    return [
+        ("runs", used["runs"]),
+        (
+            "context",
+            number(usage["context_tokens"]) + (f" of {number(window)} tokens" if window else " tokens"),
+        ),
+        ("model calls", number(usage["calls"])),
+        (
+            "tokens in",
+            number(total["input_tokens"]) + (f", {number(cached)} from the cache" if cached else ""),
+        ),
+        ("tokens out", number(total["output_tokens"])),
+        ("cost", None if cost is None else f"{cost:.4f} USD"),
+        ("worked for", duration(used["active_seconds"])),
+    ]
+
+
+def history(link: Link, session: str, *, first: int | None, count: int | None) -> Iterator[dict[str, Any]]:
+    """Read the last ``count`` messages, or from step ``first`` on to the end or ``count``."""
+    if first is None:
+        page = link.call("session/history", {"session": session, "limit": count or LOG_LENGTH})
+        yield from page["messages"]
+        return
+    step: int | None = first
+    left = count
+    while step is not None and left != 0:
+        limit = MAX_PAGE if left is None else min(left, MAX_PAGE)
+        page = link.call("session/history", {"session": session, "from": step, "limit": limit})
+        yield from page["messages"]
+        step = page["next"]
+        left = None if left is None else left - len(page["messages"])
+
+
+def written(entry: dict[str, Any]) -> str:
+    """Write a message as the log shows it: who and when, then what."""
+    message = entry["message"]
+    at = local_time(entry["at"])
+    if message["role"] == "tool":
+        body = _indented(f"← {message['name']}: {message['status']}\n{message['output']}")
+        return dim(body, sys.stdout) + "\n"
+    who = message["role"] + (" (cut short)" if message.get("partial") else "")
+    parts = [dim(f"── {who}  {at}", sys.stdout)]
+    for block in message["content"]:
+        match block["type"]:
+            case "text":
+                parts.append(harmless(block["text"]))
+            case "thinking":
+                parts.append(dim(_indented(block["text"]), sys.stdout))
+            case _:
+                parts.append(dim(_indented(f"→ {block['name']} {block['arguments']}"), sys.stdout))
+    return "\n".join(parts) + "\n"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in harmless(text).rstrip("\n").split("\n"))

@@ -1,0 +1,82 @@
+"""Commands about what there is: ``agents``, ``models``, and ``call`` for every method without a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from crabctl.arguments import UsageError
+from crabctl.commands.target import note, reach
+from crabctl.render import as_json, columns, harmless, number, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from crabctl.arguments import Args
+
+
+def agents(args: Args) -> int:
+    """List the agents."""
+    with reach(args) as link:
+        found = link.call("agent/list", {})
+    if args.has("json"):
+        print(as_json(found))
+        return 0
+    header = ["NAME", "MODEL", "TOOLS", "DESCRIPTION"]
+    rows = [
+        [agent["name"], agent["model"] or "the default", _count(agent["tools"]), agent["description"]]
+        for agent in found["agents"]
+    ]
+    print(table(header, rows, width=columns(sys.stdout), elastic=3))
+    _tell_problems(found)
+    return 0
+
+
+def models(args: Args) -> int:
+    """List the models, and say which is the default and why."""
+    with reach(args) as link:
+        found = link.call("model/list", {})
+    if args.has("json"):
+        print(as_json(found))
+        return 0
+    header = ["MODEL", "CONTEXT", ""]
+    rows = [
+        [
+            model["id"],
+            number(model["context_window"]) if model["context_window"] else "unknown",
+            "default" if model["default"] else "",
+        ]
+        for model in found["models"]
+    ]
+    print(table(header, rows, width=columns(sys.stdout), elastic=0))
+    note(harmless(f"the default is {found['default']['id']}: {found['default']['why']}"))
+    _tell_problems(found)
+    return 0
+
+
+def call(args: Args) -> int:
+    """Call any method and print its result."""
+    method, *rest = args.words
+    params = _params(rest[0] if rest else "{}")
+    with reach(args) as link:
+        result = link.call(method, params, limit=None)
+    is_read = sys.stdout.isatty() and not args.has("json")
+    print(json.dumps(result, indent=2) if is_read else as_json(result))
+    return 0
+
+
+def _params(text: str) -> Any:
+    try:
+        return json.loads(sys.stdin.read() if text == "-" else text)
+    except ValueError as exc:
+        raise UsageError(f"the parameters are not JSON: {exc}") from exc
+
+
+def _count(tools: list[str] | None) -> str:
+    return "all" if tools is None else str(len(tools))
+
+
+def _tell_problems(found: dict[str, Any]) -> None:
+    for problem in found["problems"]:
+        note(harmless(problem))

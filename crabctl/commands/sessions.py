@@ -1,0 +1,130 @@
+"""Commands that change a session: ``cancel``, ``compact``, ``set``, ``rm`` and the like."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from crabctl.arguments import UsageError
+from crabctl.commands.target import find, is_session_id, named, note, reach
+from crabctl.render import as_json, harmless, number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from crabctl.arguments import Args
+
+SWITCH = {"on": True, "true": True, "off": False, "false": False}
+SETTINGS = ("title", "model", "thinking", "system_prompt", "cwd")
+
+
+def cancel(args: Args) -> int:
+    """Stop the run that is going; answers when it has settled."""
+    return _act(args, "session/cancel", lambda name, done: f"{name}: run {done['run']} {done['stop_reason']}")
+
+
+def pause(args: Args) -> int:
+    """Keep a session from starting runs."""
+    return _act(args, "session/pause", lambda name, _: f"{name} is paused: crabctl resume {name}")
+
+
+def resume(args: Args) -> int:
+    """Let a paused session start runs again."""
+    return _act(args, "session/resume", lambda name, info: f"{name} is {info['state']}")
+
+
+def clear(args: Args) -> int:
+    """Start over with an empty history."""
+    return _act(
+        args, "session/clear", lambda name, _: f"{name} starts over; crabctl log {name} --all has what was"
+    )
+
+
+def close(args: Args) -> int:
+    """Unload a session; it stays stored."""
+    said = {True: "is closed", False: "was not open"}
+    return _act(
+        args,
+        "session/close",
+        lambda name, done: f"{name} {said[done['closed']]}",
+        {"cancel": args.has("cancel")},
+    )
+
+
+def compact(args: Args) -> int:
+    """Replace old history by a summary, and show it."""
+    name = named(args, has_text=True)
+    instructions = {"instructions": " ".join(args.words)} if args.words else {}
+    return _on(args, name, "session/compact", _compacted, instructions)
+
+
+def configure(args: Args) -> int:
+    """Change a session's settings."""
+    name = named(args, has_text=True)
+    if not args.words:
+        raise UsageError(f"nothing to set: give KEY=VALUE; the keys are {', '.join(SETTINGS)}")
+    changes = dict(_setting(word) for word in args.words)
+    return _on(args, name, "session/configure", lambda name, _: f"{name}: set {', '.join(changes)}", changes)
+
+
+def rm(args: Args) -> int:
+    """Remove a session for good, when the person is sure."""
+    name = named(args)
+    is_asked = sys.stdin.isatty() and not args.has("yes")
+    if not (is_asked or args.has("yes") or name):
+        raise UsageError("which session? Give its ID, or -y for the session of the agent, sender and topic")
+    with reach(args) as link:
+        session = find(link, args, name)
+        if is_asked and not _is_sure(session, link.call("session/get", {"session": session})["info"]):
+            note("nothing was removed")
+            return 1
+        deleted = link.call("session/delete", {"session": session}, limit=None)
+    print(as_json(deleted) if args.has("json") else f"{session} is gone")
+    return 0
+
+
+def _act(
+    args: Args, method: str, tell: Callable[[str, Any], str], params: dict[str, Any] | None = None
+) -> int:
+    return _on(args, named(args), method, tell, params or {})
+
+
+def _on(
+    args: Args, name: str | None, method: str, tell: Callable[[str, Any], str], params: dict[str, Any]
+) -> int:
+    """Call a method on the session that is meant, and tell its result; it may take as long as a run."""
+    with reach(args) as link:
+        session = find(link, args, name)
+        result = link.call(method, {"session": session} | params, limit=None)
+    print(as_json(result) if args.has("json") else harmless(tell(session, result)))
+    return 0
+
+
+def _compacted(name: str, done: dict[str, Any]) -> str:
+    before, after = number(done["usage_before"]), number(done["usage_after"])
+    return f"{name}: {before} → {after} tokens of context (archive {done['archive']})\n\n{done['summary']}"
+
+
+def _setting(word: str) -> tuple[str, object]:
+    key, sign, value = word.partition("=")
+    if is_session_id(word):
+        raise UsageError(f"two sessions, or no value for {word!r}: give KEY=VALUE")
+    if not sign or key not in SETTINGS:
+        raise UsageError(f"{word!r}: give KEY=VALUE; the keys are {', '.join(SETTINGS)}")
+    if key == "title":
+        return key, value
+    if not value:
+        return key, None
+    if key == "thinking":
+        if value not in SWITCH:
+            raise UsageError(f"thinking={value}: say on or off")
+        return key, SWITCH[value]
+    return key, os.path.abspath(value) if key == "cwd" else value  # noqa: PTH100  # pathlib costs a tenth of the start-up
+
+
+def _is_sure(session: str, info: dict[str, Any]) -> bool:
+    what = f"{session} ({info['title'] or info['topic'] or 'untitled'}, {info['message_count']} messages)"
+    print(f"Remove {harmless(what)} for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,190 @@
+"""Starts the daemon when nobody listens. However many callers want one at once, one is started.
+
+The daemon outlives the caller: it has its own session and its own log file, and it stands in ``/``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from stat import S_IMODE, S_ISDIR, S_ISLNK
+from time import monotonic, sleep
+
+from crabctl.client import Link, NoDaemon, dial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+# From the start of the process until it accepts and its recovery is done, in seconds.
+READY_LIMIT = 30.0
+# Whoever holds the lock lets go within the limit above; this leaves it a margin.
+LOCK_LIMIT = READY_LIMIT + 10
+LOCK_PAUSE = 0.02
+# Beyond this size a log is set aside when a daemon starts, so that two of them bound what is kept, in bytes.
+LOG_LIMIT = 10 << 20
+# What of the log is shown when the daemon did not start, in bytes and lines.
+TAIL_BYTES = 4096
+TAIL_LINES = 10
+
+
+def start(path: str) -> Link:
+    """Start a daemon that listens at ``path``, unless somebody else has by now, and connect to it.
+
+    Raises:
+      NoDaemon: it did not start; the sentence ends with what the daemon itself said.
+    """
+    path = os.path.abspath(path)  # noqa: PTH100  # resolve() would follow the links that are checked below
+    _prepare_directory(Path(path).parent)
+    with _only_one(f"{path}.spawn"):
+        link = dial(path)
+        if link is not None:
+            return link
+        log = log_file()
+        told_before = _open_log(log)
+        _launch(path, log)
+    link = dial(path)
+    if link is None:
+        raise NoDaemon(f"crabd did not start:\n{_tail(log, told_before)}\n  the whole log: {log}")
+    return link
+
+
+def log_file() -> Path:
+    """Find the log of a daemon that was started here: it is in the daemon's state directory."""
+    state = os.environ.get("CRABD_STATE_DIR")
+    if state:
+        return Path(state) / "crabd.log"
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local/state") / "crabd/crabd.log"
+
+
+def _prepare_directory(directory: Path) -> None:
+    """Make the socket's directory, for us alone; refuse one in which somebody else could put a socket."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+    except OSError as exc:
+        raise NoDaemon(f"cannot make the socket's directory {directory}: {exc.strerror}") from exc
+    refused = None
+    if S_ISLNK(found.st_mode):
+        refused = "is a symbolic link"
+    elif not S_ISDIR(found.st_mode):
+        refused = "is not a directory"
+    elif found.st_uid != os.getuid():
+        refused = f"belongs to another user (uid {found.st_uid})"
+    elif S_IMODE(found.st_mode) & 0o077:
+        refused = f"is open to others: chmod 700 {directory}"
+    if refused:
+        raise NoDaemon(
+            f"the socket's directory {directory} {refused}, or choose another with --socket or $CRABD_SOCKET"
+        )
+
+
+@contextmanager
+def _only_one(lock: str) -> Generator[None]:
+    """Hold the lock of those who start a daemon; waiting for it ends with the limit."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise NoDaemon(f"cannot open the lock {lock}: {exc.strerror}") from exc
+    deadline = monotonic() + LOCK_LIMIT
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as exc:
+                if monotonic() > deadline:
+                    raise NoDaemon(
+                        f"somebody else has been starting crabd for too long (they hold {lock})"
+                    ) from exc
+                sleep(LOCK_PAUSE)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_log(log: Path) -> int:
+    """Make room for the log and return how much of it is older than the daemon to come."""
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        size = log.stat().st_size if log.exists() else 0
+        if size > LOG_LIMIT:
+            log.replace(f"{log}.1")
+            size = 0
+        log.touch(mode=0o600)
+    except OSError as exc:
+        raise NoDaemon(f"cannot write crabd's log {log}: {exc.strerror}") from exc
+    return size
+
+
+def _launch(path: str, log: Path) -> None:
+    """Start the process and wait until it is ready, or has given up."""
+    ready, told = os.pipe()
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(  # noqa: S603  # our own module, in our own interpreter
+                [sys.executable, "-m", "crabd", "--socket", path, "--ready-fd", str(told)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,
+                pass_fds=[told],
+            )
+    except OSError as exc:
+        os.close(ready)
+        raise NoDaemon(f"cannot start crabd with {sys.executable}: {exc.strerror}") from exc
+    finally:
+        os.close(told)
+    try:
+        if _wait_ready(ready, log):
+            # It outlives us, and must not be taken for a child that somebody forgot to wait for.
+            process.returncode = 0
+        else:
+            # It has given up, and has said why when it is gone.
+            process.wait(READY_LIMIT)
+    except subprocess.TimeoutExpired as exc:
+        raise NoDaemon(f"crabd neither starts nor ends; its log tells why: {log}") from exc
+    finally:
+        os.close(ready)
+
+
+def _environment() -> dict[str, str]:
+    """Give the daemon the caller's environment, and from a source tree also the way back to it."""
+    root = str(Path(__file__).parent.parent)
+    if sys.path[0] != root:
+        return dict(os.environ)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _wait_ready(descriptor: int, log: Path) -> bool:
+    """Wait for the line; false if the pipe ends without one, as that of a daemon that has given up does."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    deadline = monotonic() + READY_LIMIT
+    told = b""
+    while b"READY" not in told:
+        if not poll.poll(max(deadline - monotonic(), 0) * 1000):
+            raise NoDaemon(f"crabd is not ready after {READY_LIMIT:.0f} s; its log tells why: {log}")
+        chunk = os.read(descriptor, 64)
+        if not chunk:
+            return False
+        told += chunk
+    return True
+
+
+def _tail(log: Path, start: int) -> str:
+    """Read the end of what the log has gained since ``start``."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(start, size - TAIL_BYTES))
+        lines = file.read(TAIL_BYTES).decode("utf-8", "replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-TAIL_LINES:]) or "  it said nothing"
