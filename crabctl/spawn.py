@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 # From the start of the process until it accepts and its recovery is done, in seconds.
 READY_LIMIT = 30.0
-# Whoever holds the lock lets go within the limit above; this leaves it a margin.
-LOCK_LIMIT = READY_LIMIT + 10
+# How long a daemon that is stopping is waited for: the usual grace of its runs, and a margin. In seconds.
+STOPPING_LIMIT = 30.0
+# Whoever holds the lock lets go within the limits above; this leaves it a margin.
+LOCK_LIMIT = READY_LIMIT + STOPPING_LIMIT + 10
 LOCK_PAUSE = 0.02
 # Beyond this size a log is set aside when a daemon starts, so that two of them bound what is kept, in bytes.
 LOG_LIMIT = 10 << 20
@@ -42,7 +44,7 @@ def start(path: str) -> Link:
     path = os.path.abspath(path)  # noqa: PTH100  # resolve() would follow the links that are checked below
     _prepare_directory(Path(path).parent)
     with _only_one(f"{path}.spawn"):
-        link = dial(path)
+        link = _dial_when_free(path)
         if link is not None:
             return link
         log = log_file()
@@ -107,6 +109,39 @@ def _only_one(lock: str) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _dial_when_free(path: str) -> Link | None:
+    """Connect, or return null once no daemon has the socket: one that is stopping is waited for.
+
+    Raises:
+      NoDaemon: a daemon has it, and neither answers nor ends.
+    """
+    deadline = monotonic() + STOPPING_LIMIT
+    while True:
+        link = dial(path)
+        if link is not None or not _is_held(f"{path}.lock"):
+            return link
+        if monotonic() > deadline:
+            raise NoDaemon(
+                f"a crabd that does not answer has {path}: it is stopping, or stuck; wait, or kill it"
+            )
+        sleep(LOCK_PAUSE)
+
+
+def _is_held(lock: str) -> bool:
+    """Tell whether a daemon holds its lock, which it does from before it listens until it is gone."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _open_log(log: Path) -> int:

@@ -73,7 +73,8 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
                 runs=runs, sessions=sessions, broker=broker, agents=agents, models=models, tools={}
             )
             daemon = Daemon(places, settings, runtime, store, models, manager)
-            runs.start_soon(daemon.watch_signals)
+            # From READY on a signal means an orderly stop, so somebody listens before that is said.
+            await runs.start(daemon.watch_signals)
             runs.start_soon(daemon.feed_watchdog)
             await daemon.serve_clients(listener, lambda: say_ready(manager, ready_fd, recovered))
             runs.cancel_scope.cancel()
@@ -170,7 +171,7 @@ class Daemon(Control):
                 on_open()
                 await self._stopping.wait()
                 door.cancel_scope.cancel()
-            listener.close()
+            listener.stop()
             self._manager.notify("STOPPING=1")
             log.info("stopping", runs=self._runtime.running, clients=len(self._clients))
             await self._runtime.drain(self._grace)
@@ -178,9 +179,10 @@ class Daemon(Control):
             clients.cancel_scope.cancel()
         log.info("stopped")
 
-    async def watch_signals(self) -> None:
+    async def watch_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Stop on SIGTERM and SIGINT, at once on a second one; reload on SIGHUP. Runs until cancelled."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
                     await self.reload()

@@ -228,23 +228,20 @@ class Connection:
             self._refuse(exc.id, exc.error, batch)
             return None
         if isinstance(message, Request):
-            return self._admit(message, batch)
+            if message.id not in self._incoming:
+                self._incoming[message.id] = batch
+                if batch is not None:
+                    batch.waiting += 1
+                return message
+            problem = f"invalid request: id {message.id!r} is already in flight"
+            self._refuse(message.id, RpcError(INVALID_REQUEST, problem), batch)
+            return None
         if isinstance(message, Notification):
             return _read_cancel(message, self._incoming) if message.method in _CANCEL_FIELDS else message
         if message is None or message.id not in self._outgoing:
             return None
         self._outgoing.discard(message.id)
         return message
-
-    def _admit(self, request: Request, batch: _Batch | None) -> Request | None:
-        if request.id in self._incoming:
-            problem = f"invalid request: id {request.id!r} is already in flight"
-            self._refuse(request.id, RpcError(INVALID_REQUEST, problem), batch)
-            return None
-        self._incoming[request.id] = batch
-        if batch is not None:
-            batch.waiting += 1
-        return request
 
     def _refuse(self, request_id: Id | None, error: RpcError, batch: _Batch | None) -> None:
         answer = encode_error(request_id, error)

@@ -93,7 +93,7 @@ class Peer:
         self._on_drained = on_drained
         self._connection = Connection(limits)
         # What the connection has handed out and the kernel has not yet taken.
-        self._sending = memoryview(b"")
+        self._sending: bytes | memoryview = b""
         self._is_above_low_water = False
         self._scopes: dict[Id, trio.CancelScope] = {}
         self._pending: dict[Id, _Pending] = {}
@@ -214,8 +214,10 @@ class Peer:
 
     async def _receive(self) -> bool:
         """Feed the connection with one read; false if the rest of a message does not come."""
-        deadline = self._limits.stall_seconds if self._connection.is_mid_message else None
-        if not await self._wait_readable(deadline):
+        # A scope costs as much as answering a request: an idle link, the usual case, goes without.
+        if not self._connection.is_mid_message:
+            await trio.lowlevel.wait_readable(self._sock)
+        elif not await self._is_readable_in_time():
             return False
         try:
             data = self._sock.recv(_READ_BYTES)
@@ -230,19 +232,18 @@ class Peer:
             self._connection.receive_eof()
         return True
 
-    async def _wait_readable(self, seconds: float | None) -> bool:
-        # A scope costs as much as answering a request: an idle link, the usual case, goes without.
-        if seconds is None:
-            await trio.lowlevel.wait_readable(self._sock)
-            return True
-        with trio.move_on_after(seconds) as scope:
+    async def _is_readable_in_time(self) -> bool:
+        with trio.move_on_after(self._limits.stall_seconds) as scope:
             await trio.lowlevel.wait_readable(self._sock)
         return not scope.cancelled_caught
 
     def _handle_events(self, requests: trio.Nursery) -> Pause | LinkBroken | None:
         """Handle what has been read and say why it ended; null if too much is unsent to go on."""
-        while self.backlog <= HIGH_WATER:
-            event = self._connection.next_event()
+        connection = self._connection
+        # Nothing is sent meanwhile, so that only what the connection holds can grow.
+        room = HIGH_WATER - len(self._sending)
+        while connection.unsent_bytes <= room:
+            event = connection.next_event()
             if isinstance(event, Request):
                 self._take_request(event, requests)
             elif isinstance(event, Pause | LinkBroken):
@@ -344,8 +345,9 @@ class Peer:
         try:
             while self._sending or self._connection.unsent_bytes:
                 if not self._sending:
-                    self._sending = memoryview(self._connection.data_to_send())
-                self._sending = self._sending[self._sock.send(self._sending) :]
+                    self._sending = self._connection.data_to_send()
+                count = self._sock.send(self._sending)
+                self._sending = memoryview(self._sending)[count:] if count < len(self._sending) else b""
         except BlockingIOError:
             self._idle_writer.unpark()
         except OSError:

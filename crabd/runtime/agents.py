@@ -99,7 +99,8 @@ def parse_agent(name: str, text: str, *, source: str) -> Agent:
     head, prompt = _split(text, source)
     try:
         options = msgspec.yaml.decode(head, type=FrontMatter) if head.strip() else FrontMatter()
-    except msgspec.MsgspecError as exc:
+    except ValueError as exc:
+        # All of msgspec's errors are one, and so is what comes of a YAML date that no calendar has.
         raise ConfigError(source, f"front matter: {exc}") from exc
     return Agent(name, prompt.strip(), options, source)
 

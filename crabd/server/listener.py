@@ -55,7 +55,7 @@ class UnsafeSocket(CrabdError):
 
 
 class Listener:
-    """A listening socket, with the lock that says whose it is. ``close`` gives both back."""
+    """A listening socket, and the lock that says whose it is. ``close`` gives both back."""
 
     def __init__(self, sock: socket.socket, path: Path, lock: int | None) -> None:
         self.path = path
@@ -90,14 +90,18 @@ class Listener:
                 log.warning("stranger_refused")
                 client.close()
 
+    def stop(self) -> None:
+        """Refuse newcomers. The place stays ours, so that no other daemon begins before this one ends."""
+        self._sock.close()
+
     def close(self) -> None:
-        """Stop listening; remove the socket unless a service manager owns it. Idempotent."""
+        """Give the place up; the socket is removed unless a service manager owns it. Idempotent."""
+        self.stop()
         if self._lock is not None:
             # Unlinked before it is unlocked: who gets the lock finds no socket of ours.
             self.path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
-        self._sock.close()
 
 
 def is_ours(client: socket.socket) -> bool:

@@ -35,6 +35,16 @@ def turns(request: Seen) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in messages[1:]]
 
 
+async def refused(daemon: Daemon) -> None:
+    """Wait until the daemon takes no newcomers any more."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                await daemon.connect()
+            except OSError:
+                return
+
+
 async def begin(daemon: Daemon) -> tuple[Client, str]:
     client = await daemon.connect()
     session = (await client.call("session/get_or_create", agent="crab"))["id"]
@@ -223,7 +233,7 @@ async def test_a_stop_lets_the_run_finish_and_every_client_sees_it_end(
         await other.event("text_delta")
 
         daemon.process.send_signal(number)
-        await trio.to_thread.run_sync(lambda: None)
+        await refused(daemon)
         await models.open_gate("a")
         result = await client.answer(running)
         ended = await other.event("run_ended")
@@ -244,9 +254,7 @@ async def test_a_second_signal_cancels_what_is_still_going(home: Home, models: M
         running = await client.ask("session/send", session=session, content="go")
         await client.event("text_delta")
         daemon.process.send_signal(signal.SIGTERM)
-        with trio.fail_after(PATIENCE):
-            while home.socket.exists():
-                await trio.sleep(0.01)
+        await refused(daemon)
 
         exit_code = await daemon.stop(signal.SIGTERM)
         result = await client.answer(running)
@@ -254,3 +262,35 @@ async def test_a_second_signal_cancels_what_is_still_going(home: Home, models: M
         assert (result["text"], result["stop_reason"]) == ("half", "cancelled")
         assert result["error"]["kind"] == "shutting_down"
         assert exit_code == 0
+
+
+async def test_a_command_that_meets_a_stopping_daemon_is_answered_by_the_next(
+    home: Home, models: ModelServer
+) -> None:
+    home.use_model_server(models.base_url)
+    await models.script(says("almost", Gate("a"), " done"), says("fine"))
+    async with start_daemon(home) as daemon:
+        client, session = await begin(daemon)
+        running = await client.ask("session/send", session=session, content="go")
+        await client.event("text_delta")
+        daemon.process.send_signal(signal.SIGTERM)
+        await refused(daemon)
+
+        answers: list[subprocess.CompletedProcess[bytes]] = []
+
+        async def ask() -> None:
+            answers.append(await crabctl(home, "send", "again"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await models.open_gate("a")
+            await client.answer(running)
+        stopped = await crabctl(home, "stop")
+
+        assert answers[0].stdout == b"fine\n"
+        assert stopped.returncode == 0
+        assert turns((await models.requests(wait=2))[1]) == [
+            ("user", "go"),
+            ("assistant", "almost done"),
+            ("user", "again"),
+        ]

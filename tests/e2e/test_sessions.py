@@ -257,13 +257,13 @@ async def test_the_environment_of_the_service_manager_is_spoken_to(home: Home) -
     address = str(home.directory / "notify")
     await manager.bind(address)
     home.env["NOTIFY_SOCKET"] = address
-    async with start_daemon(home) as daemon:
-        ready = await manager.recv(4096)
-        await daemon.stop()
+    with manager, trio.fail_after(PATIENCE):
+        async with start_daemon(home) as daemon:
+            ready = await manager.recv(4096)
+            exit_code = await daemon.stop()
+            stopping = await manager.recv(4096)
 
-        assert ready == b"READY=1"
-        assert await manager.recv(4096) == b"STOPPING=1"
-    manager.close()
+        assert (ready, exit_code, stopping) == (b"READY=1", 0, b"STOPPING=1")
 
 
 async def run_crabd(home: Home, *flags: str) -> subprocess.CompletedProcess[bytes]:
