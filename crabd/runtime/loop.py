@@ -23,7 +23,8 @@ from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent
 from crabd.runtime.prompt import compose_request, estimate_tokens, offers_named
 from crabd.runtime.run import Ask, CallTools, End, Run, Save
-from crabd.runtime.session import Job, Outcome, Session, Ticket
+from crabd.runtime.session import Job, Session
+from crabd.runtime.ticket import Outcome, Ticket
 from crabd.store.base import ModelCalled, Record
 from crabd.tools.base import Tool, ToolContext, ToolOutcome
 

@@ -31,9 +31,10 @@ from crabd.runtime.compaction import plan_cut
 from crabd.runtime.loop import Driver, Equipment
 from crabd.runtime.router import Identity
 from crabd.runtime.run import Run
-from crabd.runtime.session import Job, Session, Ticket
+from crabd.runtime.session import Job, Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.summarise import Compaction, summarise
+from crabd.runtime.ticket import Ticket
 from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
 from crabd.store.base import Cleared, Configured, MessageQueued
 from crabd.tools.base import Tool

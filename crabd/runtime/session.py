@@ -19,16 +19,16 @@ from structlog.typing import FilteringBoundLogger
 from crabd import events
 from crabd.errors import QueueFull, StoreError
 from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
-from crabd.messages import AssistantMessage, Message, StopReason, Usage, UserBlock, text_of, utc_now
+from crabd.messages import Message, UserBlock, utc_now
 from crabd.runtime.broker import Topic
 from crabd.runtime.prompt import Context
 from crabd.runtime.run import Run
+from crabd.runtime.ticket import MAX_KEYS, Ticket, recall_tickets
 from crabd.store.base import (
     Loaded,
     MessageAdded,
     MessageQueued,
     Record,
-    RunClosed,
     RunOpened,
     SessionLog,
     SessionMeta,
@@ -39,21 +39,6 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 # Messages that may wait for a busy session.
 MAX_WAITING = 16
-# Request keys a session remembers, the newest ones; each is a few hundred bytes.
-MAX_KEYS = 256
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """How a run ended. The seqs are 0 for a run of an earlier life of the daemon."""
-
-    run: str
-    stop_reason: StopReason
-    text: str
-    usage: Usage
-    persisted: bool
-    error: ErrorInfo | None
-    first_seq: int
-    last_seq: int
 
 
 class StoredMessage(Struct, frozen=True, gc=False):
@@ -63,35 +48,6 @@ class StoredMessage(Struct, frozen=True, gc=False):
     run: str
     at: datetime
     message: Message
-
-
-class Ticket:
-    """An accepted message, from the door to the end of its run.
-
-    ``accepted`` is set once the message is durable or cannot be; ``settled`` once there is an outcome.
-    """
-
-    def __init__(
-        self, run: str, content: tuple[UserBlock, ...], *, request_key: str | None, tool_choice: str
-    ) -> None:
-        self.run = run
-        self.content = content
-        self.request_key = request_key
-        self.tool_choice = tool_choice
-        self.first_seq = 0
-        self.refusal: StoreError | None = None
-        self.outcome: Outcome | None = None
-        self.accepted = trio.Event()
-        self.settled = trio.Event()
-
-    def __repr__(self) -> str:
-        return f"<Ticket {self.run} {self.outcome.stop_reason if self.outcome else 'open'}>"
-
-    def settle(self, outcome: Outcome) -> None:
-        """Tell everybody who waits how it ended."""
-        self.outcome = outcome
-        self.accepted.set()
-        self.settled.set()
 
 
 class Job:
@@ -296,41 +252,6 @@ def describe(
         usage=meta.usage,
         seq=seq,
     )
-
-
-def recall_tickets(steps: Sequence[Step]) -> dict[str, Ticket]:
-    """Rebuild the tickets of finished runs that came with a request key, the newest ``MAX_KEYS``."""
-    keys: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    tickets: dict[str, Ticket] = {}
-    for step in steps:
-        match step.record:
-            case RunOpened(run=run, request_key=str(key)):
-                keys[run] = key
-            case MessageAdded(run=run, message=AssistantMessage() as message):
-                texts[run] = text_of(message)
-            case RunClosed(run=run) as closed if run in keys:
-                tickets[keys[run]] = _settled_ticket(closed, keys[run], texts.get(run, ""))
-            case _:
-                pass
-    return dict(list(tickets.items())[-MAX_KEYS:])
-
-
-def _settled_ticket(closed: RunClosed, key: str, text: str) -> Ticket:
-    ticket = Ticket(closed.run, (), request_key=key, tool_choice="auto")
-    ticket.settle(
-        Outcome(
-            run=closed.run,
-            stop_reason=closed.stop_reason,
-            text=text,
-            usage=closed.usage,
-            persisted=True,
-            error=closed.error,
-            first_seq=0,
-            last_seq=0,
-        )
-    )
-    return ticket
 
 
 def _runs_of(steps: Sequence[Step]) -> set[str]:

@@ -10,7 +10,8 @@ from crabd.errors import SHUTTING_DOWN, StoreError
 from crabd.events import ErrorInfo
 from crabd.messages import StopReason, Usage
 from crabd.runtime.recovery import leave_unanswered
-from crabd.runtime.session import Outcome, Session, Ticket
+from crabd.runtime.session import Session
+from crabd.runtime.ticket import Outcome, Ticket
 from crabd.store.base import RunClosed
 
 STOPPED = ErrorInfo(SHUTTING_DOWN, "shutting_down", "the daemon was stopped: send the message again")

@@ -128,6 +128,9 @@ def open_listener(path: Path) -> Listener:
         mask = os.umask(0o177)
         try:
             sock.bind(str(path))
+        except OSError:
+            sock.close()
+            raise
         finally:
             os.umask(mask)
         sock.listen(BACKLOG)

@@ -12,7 +12,8 @@ from crabd.events import SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Admission, Steering
-from crabd.runtime.session import Outcome, Session, Ticket
+from crabd.runtime.session import Session
+from crabd.runtime.ticket import Outcome, Ticket
 from crabd.server.caller import Caller
 
 
@@ -63,20 +64,22 @@ def _send(caller: Caller, session: Session, params: api.Send) -> Awaitable[api.R
         tool_choice=params.tool_choice,
         on_ticket=follow,
     )
-    return _finish_send(caller, session, admission, params.wait)
+    return _finish_send(caller, session, admission, params)
 
 
 async def _finish_send(
-    caller: Caller, session: Session, admission: Admission, is_waiting: bool
+    caller: Caller, session: Session, admission: Admission, params: api.Send
 ) -> api.RunResult | api.Accepted:
     ticket = admission.ticket
     try:
         await caller.runtime.confirm(session, admission)
-        if not is_waiting:
+        if not params.wait:
             return api.Accepted(ticket.run, ticket.first_seq, admission.disposition)
         await ticket.settled.wait()
     finally:
-        session.topic.unfollow(caller.subscriber, ticket.run)
+        # One that did not follow must not end it for another request of the same client.
+        if params.wait and params.events:
+            session.topic.unfollow(caller.subscriber, ticket.run)
     assert ticket.outcome is not None, "a ticket settles with its outcome"
     return _result(ticket.outcome)
 

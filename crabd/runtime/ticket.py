@@ -1,0 +1,96 @@
+"""Tickets: an accepted message, from the door to the end of its run.
+
+A ticket knows what was asked and how it ended; who runs it, and where that is written, is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+from msgspec import Struct
+
+from crabd.errors import StoreError
+from crabd.events import ErrorInfo
+from crabd.messages import AssistantMessage, StopReason, Usage, UserBlock, text_of
+from crabd.store.base import MessageAdded, RunClosed, RunOpened, Step
+
+# Request keys a session remembers, the newest ones; each is a few hundred bytes.
+MAX_KEYS = 256
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a run ended. The seqs are 0 for a run of an earlier life of the daemon."""
+
+    run: str
+    stop_reason: StopReason
+    text: str
+    usage: Usage
+    persisted: bool
+    error: ErrorInfo | None
+    first_seq: int
+    last_seq: int
+
+
+class Ticket:
+    """An accepted message, from the door to the end of its run.
+
+    ``accepted`` is set once the message is durable or cannot be; ``settled`` once there is an outcome.
+    """
+
+    def __init__(
+        self, run: str, content: tuple[UserBlock, ...], *, request_key: str | None, tool_choice: str
+    ) -> None:
+        self.run = run
+        self.content = content
+        self.request_key = request_key
+        self.tool_choice = tool_choice
+        self.first_seq = 0
+        self.refusal: StoreError | None = None
+        self.outcome: Outcome | None = None
+        self.accepted = trio.Event()
+        self.settled = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.run} {self.outcome.stop_reason if self.outcome else 'open'}>"
+
+    def settle(self, outcome: Outcome) -> None:
+        """Tell everybody who waits how it ended."""
+        self.outcome = outcome
+        self.accepted.set()
+        self.settled.set()
+
+
+def recall_tickets(steps: Sequence[Step]) -> dict[str, Ticket]:
+    """Rebuild the tickets of finished runs that came with a request key, the newest ``MAX_KEYS``."""
+    keys: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    tickets: dict[str, Ticket] = {}
+    for step in steps:
+        match step.record:
+            case RunOpened(run=run, request_key=str(key)):
+                keys[run] = key
+            case MessageAdded(run=run, message=AssistantMessage() as message):
+                texts[run] = text_of(message)
+            case RunClosed(run=run) as closed if run in keys:
+                tickets[keys[run]] = _settled_ticket(closed, keys[run], texts.get(run, ""))
+            case _:
+                pass
+    return dict(list(tickets.items())[-MAX_KEYS:])
+
+
+def _settled_ticket(closed: RunClosed, key: str, text: str) -> Ticket:
+    ticket = Ticket(closed.run, (), request_key=key, tool_choice="auto")
+    ticket.settle(
+        Outcome(
+            run=closed.run,
+            stop_reason=closed.stop_reason,
+            text=text,
+            usage=closed.usage,
+            persisted=True,
+            error=closed.error,
+            first_seq=0,
+            last_seq=0,
+        )
+    )
+    return ticket
