@@ -246,7 +246,7 @@ class Peer:
             event = connection.next_event()
             if isinstance(event, Request):
                 self._take_request(event, requests)
-            elif isinstance(event, Pause | LinkBroken):
+            elif isinstance(event, (Pause, LinkBroken)):
                 return event
             elif isinstance(event, Notification):
                 self._take_notification(event)

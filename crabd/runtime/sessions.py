@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from crabd import events
 from crabd.errors import NotFound, SessionBusy, StoreError
-from crabd.events import SessionInfo, Snapshot
+from crabd.events import SessionInfo, SessionState, Snapshot
 from crabd.runtime.broker import Broker
 from crabd.runtime.recovery import close_interrupted
 from crabd.runtime.router import Identity, Router, choose_stored
@@ -193,12 +193,17 @@ class Sessions:
     def _describe_stored(self, meta: SessionMeta) -> SessionInfo:
         return describe(
             meta,
-            state="paused" if meta.paused else "stored",
+            state=self._stored_state(meta),
             is_active=self._is_active(meta, False),
             is_ephemeral=False,
             queue=len(meta.queued),
             seq=self._broker.seq(meta.id),
         )
+
+    def _stored_state(self, meta: SessionMeta) -> SessionState:
+        if self._store.is_damaged(meta.id):
+            return "damaged"
+        return "paused" if meta.paused else "stored"
 
     async def _unload(self, session: Session, reason: Literal["closed", "deleted"]) -> None:
         """Take a session out of memory; the caller holds its lock, so whoever asks for it now waits."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 from crabd.errors import StoreError
 from crabd.events import ErrorInfo
 from crabd.messages import AssistantMessage, StopReason, Usage, UserBlock, text_of
-from crabd.store.base import MessageAdded, RunClosed, RunOpened, Step
+from crabd.store.base import MessageAdded, MessageQueued, RunClosed, RunOpened, Step
 
 # Request keys a session remembers, the newest ones; each is a few hundred bytes.
 MAX_KEYS = 256
@@ -68,7 +68,7 @@ def recall_tickets(steps: Sequence[Step]) -> dict[str, Ticket]:
     tickets: dict[str, Ticket] = {}
     for step in steps:
         match step.record:
-            case RunOpened(run=run, request_key=str(key)):
+            case RunOpened(run=run, request_key=str(key)) | MessageQueued(run=run, request_key=str(key)):
                 keys[run] = key
             case MessageAdded(run=run, message=AssistantMessage() as message):
                 texts[run] = text_of(message)

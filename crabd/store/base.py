@@ -231,6 +231,10 @@ class Store(Protocol):
         """List the sessions that cannot be loaded, and all that was cut or set aside since ``open``."""
         ...
 
+    def is_damaged(self, session: str) -> bool:
+        """Tell whether a session was found to be one that cannot be loaded."""
+        ...
+
     async def create(
         self,
         agent: str,

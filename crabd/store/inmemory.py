@@ -54,6 +54,9 @@ class InMemoryStore(Store):
     def damage(self) -> tuple[Damage, ...]:
         return ()
 
+    def is_damaged(self, session: str) -> bool:
+        return False
+
     async def create(
         self,
         agent: str,

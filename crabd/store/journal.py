@@ -85,6 +85,9 @@ class JournalStore(Store):
     def damage(self) -> tuple[Damage, ...]:
         return (*self._notes, *self._damaged.values())
 
+    def is_damaged(self, session: str) -> bool:
+        return session in self._damaged
+
     async def create(
         self,
         agent: str,

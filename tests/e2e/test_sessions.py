@@ -272,3 +272,30 @@ async def run_crabd(home: Home, *flags: str) -> subprocess.CompletedProcess[byte
         return await trio.run_process(
             [sys.executable, "-m", "crabd", *flags], env=home.env, capture_stderr=True, check=False
         )
+
+
+async def test_a_damaged_session_is_told_and_shown_as_such_and_others_are_served(home: Home) -> None:
+    async with start_daemon(home) as daemon:
+        client = await daemon.connect()
+        for sender in ("one", "two"):
+            session = (await get_or_create(client, sender=sender))["id"]
+            await client.call("session/send", session=session, content="echo hello")
+        await daemon.stop()
+    journal = home.state / "sessions" / "crab_one_1" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"hello", b"HELLO", 1))
+
+    async with start_daemon(home) as daemon:
+        client = await daemon.connect()
+        with pytest.raises(WireError) as refused:
+            await get_or_create(client, sender="one")
+        listed = await client.call("session/list", state="damaged")
+        status = await client.call("daemon/status")
+        other = (await get_or_create(client, sender="two"))["id"]
+        result = await client.call("session/send", session=other, content="echo still here")
+
+        assert (refused.value.code, refused.value.data["kind"]) == (-32020, "damaged")
+        assert "record 3" in refused.value.message
+        assert [info["id"] for info in listed["sessions"]] == ["crab_one_1"]
+        assert "crab_one_1" in status["store"]["problems"][0]
+        assert result["text"] == "still here"
+        assert journal.exists()
