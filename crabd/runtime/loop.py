@@ -25,11 +25,13 @@ from crabd.runtime.prompt import compose_request, estimate_tokens, offers_named
 from crabd.runtime.run import Ask, CallTools, End, Run, Save
 from crabd.runtime.session import Job, Session
 from crabd.runtime.ticket import Outcome, Ticket
-from crabd.store.base import ModelCalled, Record
+from crabd.store.base import ModelCalled, Partial, Record
 from crabd.tools.base import Tool, ToolContext, ToolOutcome
 
 # Tools of one round that work at the same time.
 MAX_PARALLEL_TOOLS = 8
+# Text that has come is written down at least every 250 ms; this leaves room for the writing.
+PARTIAL_SECONDS = 0.2
 # How long the last records of a cancelled run may take. Disks that need longer are broken.
 CLOSING_SECONDS = 5.0
 INTERNAL = ErrorInfo(INTERNAL_ERROR, "internal", "internal error: the daemon's log has the traceback")
@@ -83,6 +85,22 @@ class Driver:
             with shielded(CLOSING_SECONDS):
                 await self._close()
             self._settle()
+
+    async def keep_partials(self) -> None:
+        """Write replies down as they come, so that a kill loses next to nothing; ends with the run."""
+        kept = self._run.reply
+        while not self._job.settled.is_set():
+            with trio.move_on_after(PARTIAL_SECONDS):
+                await self._job.settled.wait()
+            reply = self._run.reply
+            # Taken with the step it comes after: by the time it is written the reply may be there whole.
+            piece = Partial(self._run.id, self._session.meta.steps, reply.take_fresh())
+            if piece.content and not self._job.settled.is_set():
+                try:
+                    await self._session.log.keep_partial(piece, is_first=reply is not kept)
+                except StoreError as exc:
+                    log.warning("partial_not_kept", session=self._session.id, problem=str(exc))
+                kept = reply
 
     async def _advance(self) -> None:
         while True:

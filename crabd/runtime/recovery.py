@@ -20,13 +20,27 @@ from crabd.messages import (
     UserMessage,
     tool_calls_of,
 )
-from crabd.store.base import MessageAdded, MessageQueued, Record, RunClosed, RunOpened, SessionMeta, Step
+from crabd.store.base import (
+    MessageAdded,
+    MessageQueued,
+    Partial,
+    Record,
+    RunClosed,
+    RunOpened,
+    SessionMeta,
+    Step,
+)
 
 INTERRUPTED_OUTPUT = "[interrupted: the daemon stopped while this call was running; it may have had effects]"
 
 
-def close_interrupted(meta: SessionMeta, steps: Sequence[Step]) -> tuple[Record, ...]:
-    """Make the records that close a log whose daemon died; none when nothing is open."""
+def close_interrupted(
+    meta: SessionMeta, steps: Sequence[Step], partial: Partial | None = None
+) -> tuple[Record, ...]:
+    """Make the records that close a log whose daemon died; none when nothing is open.
+
+    ``partial`` is what there was of a reply; it counts unless the log has that reply whole.
+    """
     records: list[Record] = []
     queued = {q.id: q for step in steps if isinstance(q := step.record, MessageQueued)}
     waiting = [queued[id_] for id_ in meta.queued]
@@ -34,6 +48,8 @@ def close_interrupted(meta: SessionMeta, steps: Sequence[Step]) -> tuple[Record,
         run = meta.open_run
         messages = [added.message for step in steps if isinstance(added := step.record, MessageAdded)]
         records += [MessageAdded(run, result) for result in _missing_results(messages)]
+        if partial is not None and partial.run == run and partial.after >= _last_reply(run, steps):
+            records.append(MessageAdded(run, AssistantMessage(partial.content, partial=True)))
         records += [MessageAdded(run, UserMessage(q.content, q.steer)) for q in waiting if q.steer]
         records.append(RunClosed(run, "interrupted", _seconds_open(run, steps), Usage()))
     for message in waiting:
@@ -65,6 +81,20 @@ def _missing_results(messages: Sequence[Message]) -> list[ToolMessage]:
         elif isinstance(message, ToolMessage):
             asked.pop(message.call, None)
     return [ToolMessage(call.id, call.name, INTERRUPTED_OUTPUT, "interrupted") for call in asked.values()]
+
+
+def _last_reply(run: str, steps: Sequence[Step]) -> int:
+    """Find the step of the run's last whole reply; 0 if there is none."""
+    return max(
+        (
+            step.n
+            for step in steps
+            if isinstance(added := step.record, MessageAdded)
+            and added.run == run
+            and isinstance(added.message, AssistantMessage)
+        ),
+        default=0,
+    )
 
 
 def _seconds_open(run: str, steps: Sequence[Step]) -> float:

@@ -27,6 +27,7 @@ class Reply:
         self._blocks: list[_Segment] = []
         self._calls: dict[int, _CallParts] = {}
         self._open: _Segment | None = None
+        self._fresh: list[_Segment] = []
 
     @property
     def is_empty(self) -> bool:
@@ -46,6 +47,11 @@ class Reply:
             case Finished():
                 self.finish = chunk
                 return []
+
+    def take_fresh(self) -> tuple[AssistantBlock, ...]:
+        """Give what has come since this was asked last."""
+        fresh, self._fresh = self._fresh, []
+        return tuple(segment.block() for segment in fresh)
 
     def close(self) -> list[AnyEvent]:
         """Close the open segment, if there is one."""
@@ -80,6 +86,9 @@ class Reply:
             self._blocks.append(self._open)
             seen.append(events.ThinkingStart() if is_thinking else events.TextStart())
         self._open.parts.append(text)
+        if not self._fresh or self._fresh[-1].is_thinking is not is_thinking:
+            self._fresh.append(_Segment(is_thinking))
+        self._fresh[-1].parts.append(text)
         seen.append(events.ThinkingDelta(text) if is_thinking else events.TextDelta(text))
         return seen
 

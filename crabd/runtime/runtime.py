@@ -306,8 +306,10 @@ class Runtime:
         self._runs.start_soon(self._work, session, session.job, run, ticket)
 
     async def _work(self, session: Session, job: Job, run: Run, ticket: Ticket) -> None:
+        driver = Driver(session, job, run, ticket, lambda: self._equip(session))
+        self._runs.start_soon(driver.keep_partials)
         try:
-            await Driver(session, job, run, ticket, lambda: self._equip(session)).drive()
+            await driver.drive()
         finally:
             self._release(session, job)
         await session.checkpoint()

@@ -51,8 +51,9 @@ class Sessions:
         left_open = [meta for meta in self._store.metas() if meta.open_run is not None or meta.queued]
         for meta in left_open:
             try:
-                session = await self.load(meta.id)
-                await session.save(close_interrupted(session.meta, session.steps))
+                loaded = await self._store.load(meta.id)
+                session = self._adopt(loaded)
+                await session.save(close_interrupted(session.meta, loaded.steps, loaded.partial))
                 await self._unload(session, "closed")
             except StoreError as exc:
                 log.warning("recovery_failed", session=meta.id, problem=str(exc))

@@ -15,7 +15,15 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from crabd.events import ErrorInfo, SessionUsage
-from crabd.messages import SESSION_ID_PATTERN, Message, StopReason, Usage, UserBlock, UserMessage
+from crabd.messages import (
+    SESSION_ID_PATTERN,
+    AssistantBlock,
+    Message,
+    StopReason,
+    Usage,
+    UserBlock,
+    UserMessage,
+)
 
 # A directory name may have 255 bytes; two slugs of this length and a number stay far below it.
 MAX_SLUG_LENGTH = 48
@@ -165,11 +173,20 @@ class Damage(Struct, frozen=True):
     problem: str
 
 
+class Partial(Struct, frozen=True):
+    """What has come of a reply of ``run``; the log's last step was ``after`` when it came."""
+
+    run: str
+    after: int
+    content: tuple[AssistantBlock, ...]
+
+
 class Loaded(Struct, frozen=True):
     """A log made ready for writing, with everything in it."""
 
     log: SessionLog
     steps: tuple[Step, ...]
+    partial: Partial | None = None
 
 
 class SessionLog(Protocol):
@@ -188,6 +205,16 @@ class SessionLog(Protocol):
 
         Raises:
           StoreError: nothing of it is acknowledged; the log stays as it was and may be tried again.
+        """
+        ...
+
+    async def keep_partial(self, piece: Partial, *, is_first: bool) -> None:
+        """Write a piece of a reply as it comes; ``is_first`` forgets what there was of an earlier reply.
+
+        It is written and not synced: it survives SIGKILL, not a power cut. A closed log takes none.
+
+        Raises:
+          StoreError: the piece is not kept; the log is none the worse.
         """
         ...
 

@@ -16,6 +16,7 @@ from crabd.store.base import (
     Created,
     Damage,
     Loaded,
+    Partial,
     Record,
     SessionLog,
     SessionMeta,
@@ -127,6 +128,9 @@ class InMemoryLog(SessionLog):
         # Others get their turn when all is done, so that no append is ever half there.
         await trio.lowlevel.cancel_shielded_checkpoint()
         return steps
+
+    async def keep_partial(self, piece: Partial, *, is_first: bool) -> None:
+        """Do nothing: this log does not outlive the run."""
 
     async def checkpoint(self) -> None:
         """Do nothing: the meta is always there."""

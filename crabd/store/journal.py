@@ -19,6 +19,7 @@ from crabd.store.base import (
     Created,
     Damage,
     Loaded,
+    Partial,
     Record,
     SessionLog,
     SessionMeta,
@@ -28,6 +29,7 @@ from crabd.store.base import (
     begin_meta,
 )
 from crabd.store.disk import JournalFile, disk_errors
+from crabd.store.partial import PartialFile
 from crabd.store.record import encode_append
 from crabd.store.recovery import save_meta
 from crabd.store.root import StoreRoot
@@ -126,7 +128,7 @@ class JournalStore(Store):
                 raise StoreError("damaged", problem, session=session)
             # It may have been damaged before, and restored by a person since.
             self._damaged.pop(session, None)
-            return Loaded(self._add_log(opened.found.meta, opened.file), opened.steps)
+            return Loaded(self._add_log(opened.found.meta, opened.file), opened.steps, opened.partial)
 
     async def delete(self, session: str) -> bool:
         async with self._door:
@@ -175,6 +177,7 @@ class JournalLog(SessionLog):
         self._store = store
         self._meta = meta
         self._file = file
+        self._partial = PartialFile(store.home(meta.id))
         self._turn = trio.Lock()
         self._is_closed = False
 
@@ -197,6 +200,13 @@ class JournalLog(SessionLog):
             self._meta = meta
             self._store.keep(meta)
             return steps
+
+    async def keep_partial(self, piece: Partial, *, is_first: bool) -> None:
+        async with self._turn:
+            if not self._is_closed:
+                await self._store.on_disk(
+                    "keeping a part of a reply", self._meta.id, self._partial.write, piece, is_first
+                )
 
     async def checkpoint(self) -> None:
         self._refuse_if_closed()
@@ -244,5 +254,6 @@ class JournalLog(SessionLog):
                         with suppress(StoreError):
                             await self._save_meta()
                 finally:
+                    self._partial.close()
                     self._file.close()
                     self._store.forget_log(self._meta.id)

@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 
 from crabd.errors import StoreError
 from crabd.messages import clean_text, utc_now
-from crabd.store.base import Created, Damage, Step, begin_meta, is_session_id, slug
+from crabd.store.base import Created, Damage, Partial, Step, begin_meta, is_session_id, slug
 from crabd.store.disk import (
     JournalFile,
     load_file,
@@ -34,6 +34,7 @@ from crabd.store.disk import (
     sync_dir,
     temp_path,
 )
+from crabd.store.partial import read_partial
 from crabd.store.record import encode_step, is_sealed, seal
 from crabd.store.recovery import ADVICE, JOURNAL, Found, examine, read_whole, save_meta
 
@@ -55,6 +56,7 @@ class Opened(Struct, frozen=True):
     found: Found
     file: JournalFile | None = None
     steps: tuple[Step, ...] = ()
+    partial: Partial | None = None
 
 
 class Numbers(Struct, frozen=True):
@@ -150,7 +152,8 @@ class StoreRoot:
         except BaseException:
             file.close()
             raise
-        return Opened(structs.replace(found, meta=meta), file, steps)
+        partial = read_partial(self.home(session)) if meta.open_run is not None else None
+        return Opened(structs.replace(found, meta=meta), file, steps, partial)
 
     def remove(self, session: str) -> None:
         """Delete a session; it is gone for good on return. May be tried again after it has failed.

@@ -294,3 +294,36 @@ async def test_a_command_that_meets_a_stopping_daemon_is_answered_by_the_next(
             ("assistant", "almost done"),
             ("user", "again"),
         ]
+
+
+async def test_the_partial_answer_of_a_killed_run_is_there_and_marked(
+    home: Home, models: ModelServer
+) -> None:
+    home.use_model_server(models.base_url)
+    await models.script(says("half ", "an ", "answer", Gate("never")), says("fine"))
+    partial = home.state / "sessions" / "crab_user_1" / "partial.jsonl"
+    async with start_daemon(home) as daemon:
+        client, session = await begin(daemon)
+        await client.ask("session/send", session=session, content="go")
+        await client.event("text_delta", 3)
+        with trio.fail_after(PATIENCE):
+            while not partial.exists() or b"answer" not in partial.read_bytes():
+                await client.call("daemon/ping")
+        await daemon.stop(signal.SIGKILL)
+
+    async with start_daemon(home) as daemon:
+        client = await daemon.connect()
+        history = (await client.call("session/history", session=session))["messages"]
+        result = await client.call("session/send", session=session, content="again")
+
+        assert [(entry["message"]["role"], entry["message"]["content"][0]["text"]) for entry in history] == [
+            ("user", "go"),
+            ("assistant", "half an answer"),
+        ]
+        assert history[1]["message"]["partial"] is True
+        assert result["text"] == "fine"
+        assert turns((await models.requests(wait=2))[1]) == [
+            ("user", "go"),
+            ("assistant", "half an answer"),
+            ("user", "again"),
+        ]
