@@ -6,8 +6,9 @@ await in between; what awaits is its log.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -147,13 +148,14 @@ class Session:
         async with self._save_lock:
             await self.log.aclose()
 
-    def messages(self) -> list[StoredMessage]:
-        """List all messages of the log, also those that the model no longer sees."""
-        return [
-            StoredMessage(step.n, step.record.run, step.at, step.record.message)
-            for step in self.steps
-            if isinstance(step.record, MessageAdded)
-        ]
+    def messages(self, first: int = 1) -> Iterator[StoredMessage]:
+        """Go through the log's messages from step ``first`` on, also those that the model no longer sees."""
+        # Steps are numbered from 1 without a gap, so a step's number is its place.
+        return _messages_in(itertools.islice(self.steps, first - 1, None))
+
+    def messages_backwards(self) -> Iterator[StoredMessage]:
+        """Go through the log's messages from the newest to the oldest."""
+        return _messages_in(reversed(self.steps))
 
     def recall(self, request_key: str | None) -> Ticket | None:
         """Find the message that came with this key before."""
@@ -252,6 +254,12 @@ def describe(
         usage=meta.usage,
         seq=seq,
     )
+
+
+def _messages_in(steps: Iterable[Step]) -> Iterator[StoredMessage]:
+    for step in steps:
+        if isinstance(step.record, MessageAdded):
+            yield StoredMessage(step.n, step.record.run, step.at, step.record.message)
 
 
 def _runs_of(steps: Sequence[Step]) -> set[str]:

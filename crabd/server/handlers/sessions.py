@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from itertools import islice
 
 from msgspec import structs
 
@@ -12,7 +13,7 @@ from crabd.events import SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Admission, Steering
-from crabd.runtime.session import Session
+from crabd.runtime.session import Session, StoredMessage
 from crabd.runtime.ticket import Outcome, Ticket
 from crabd.server.caller import Caller
 
@@ -169,17 +170,21 @@ async def _load_history(caller: Caller, params: api.History) -> api.HistoryPage:
 
 
 def _page(session: Session, params: api.History) -> api.HistoryPage:
-    first, roles = params.from_, params.roles
-    entries = [
-        api.HistoryEntry(stored.step, stored.run, stored.at, stored.message)
-        for stored in session.messages()
-        if roles is None or stored.message.__struct_config__.tag in roles
-    ]
-    if first is None:
-        return api.HistoryPage(tuple(entries[-params.limit :]), None)
-    wanted = [entry for entry in entries if entry.step >= first]
-    rest = wanted[params.limit :]
-    return api.HistoryPage(tuple(wanted[: params.limit]), rest[0].step if rest else None)
+    def pick(messages: Iterator[StoredMessage], count: int) -> list[StoredMessage]:
+        roles = params.roles
+        wanted = (one for one in messages if roles is None or one.message.__struct_config__.tag in roles)
+        return list(islice(wanted, count))
+
+    if params.from_ is None:
+        newest = pick(session.messages_backwards(), params.limit)
+        return api.HistoryPage(tuple(map(_entry, reversed(newest))), None)
+    page = pick(session.messages(params.from_), params.limit + 1)
+    rest = page[params.limit :]
+    return api.HistoryPage(tuple(map(_entry, page[: params.limit])), rest[0].step if rest else None)
+
+
+def _entry(stored: StoredMessage) -> api.HistoryEntry:
+    return api.HistoryEntry(stored.step, stored.run, stored.at, stored.message)
 
 
 async def pause(caller: Caller, params: api.OfSession) -> SessionInfo:
