@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from crabctl.commands.reading import history, written
 from crabctl.commands.target import find, named, note, reach
+from crabctl.conversation import history, written
 from crabctl.follow import Follower
 from crabctl.render import as_json, text_of
 from crabctl.screen import Screen, ending
