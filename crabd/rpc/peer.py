@@ -151,6 +151,9 @@ class Peer:
         if self._state != "closed":
             self._connection.post(payload)
             self._idle_writer.unpark()
+            if self.backlog > LOW_WATER:
+                # A burst within one wake-up must not make a prompt reader look slow.
+                self._send_now()
 
     async def request(self, method: str, params: object) -> Raw:
         """Ask the other end, and return its result undecoded.
@@ -257,6 +260,13 @@ class Peer:
         return None
 
     def _take_request(self, request: Request, requests: trio.Nursery) -> None:
+        limit = self._limits.in_flight
+        if len(self._scopes) >= limit:
+            # Refused before it is looked at: nothing may have been done for a request that is to be repeated.
+            problem = f"{limit} requests are in flight: try again later"
+            error = RpcError(OVERLOADED, problem, {"kind": "overloaded", "limit": limit})
+            self._connection.send_error(request.id, error)
+            return
         try:
             outcome = self._answer(request.method, request.params)
         except Exception as exc:
@@ -270,13 +280,6 @@ class Peer:
     def _start(
         self, request: Request, coroutine: Coroutine[Any, Any, object], requests: trio.Nursery
     ) -> None:
-        limit = self._limits.in_flight
-        if len(self._scopes) >= limit:
-            coroutine.close()
-            problem = f"{limit} requests are in flight: try again later"
-            error = RpcError(OVERLOADED, problem, {"kind": "overloaded", "limit": limit})
-            self._connection.send_error(request.id, error)
-            return
         # Made here and not in the task, so that a cancellation that arrives in the same read finds it.
         scope = self._scopes[request.id] = trio.CancelScope()
         requests.start_soon(self._run, request, coroutine, scope)

@@ -80,7 +80,7 @@ def load_agents(folder: Path, previous: Agents | None = None) -> Agents:
     """
     by_name = {DEFAULT_AGENT.name: DEFAULT_AGENT}
     problems: list[str] = []
-    for file in sorted(folder.glob("*.md")):
+    for file in sorted(folder.glob("[!.]*.md")):
         try:
             by_name[file.stem] = parse_agent(file.stem, file.read_text(encoding="utf-8"), source=str(file))
         except (ConfigError, OSError, UnicodeDecodeError) as exc:

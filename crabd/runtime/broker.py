@@ -18,8 +18,8 @@ from crabd.messages import utc_now
 
 # What a session keeps for a client that reconnects: some thousand deltas, or a long answer.
 RING_BYTES = 256 * 1024
-# Unsent bytes at which a subscriber counts as slow. A terminal drains this in a blink.
-MAX_BACKLOG = 256 * 1024
+# Unsent bytes at which a subscriber counts as slow: some thousand deltas that came in one burst.
+MAX_BACKLOG = 1024 * 1024
 # A client that waits for these would wait for ever, so even a slow one gets them.
 NEVER_DROPPED = (RunEnded,)
 
@@ -80,7 +80,7 @@ class Broker:
         """Undo all subscriptions of a subscriber that is gone."""
         self.unwatch(subscriber)
         for topic in self._topics.values():
-            topic.unsubscribe(subscriber)
+            topic.forget(subscriber)
 
     def drop(self, session: str) -> None:
         """Forget the topic of a session that was deleted."""
@@ -98,7 +98,7 @@ class Topic:
         self._ring: deque[Published] = deque()
         self._ring_bytes = 0
         self._subscriptions: dict[Subscriber, Subscription] = {}
-        self._followers: dict[tuple[Subscriber, str], Subscription] = {}
+        self._followers: dict[tuple[Subscriber, str], Follower] = {}
 
     def __repr__(self) -> str:
         return f"<Topic {self.session}, seq {self.seq}, {len(self._subscriptions)} subscribers>"
@@ -115,7 +115,10 @@ class Topic:
 
     def subscribe(self, subscriber: Subscriber) -> bool:
         """Give a subscriber every event from now on; false if it had them already."""
-        if subscriber in self._subscriptions:
+        known = self._subscriptions.get(subscriber)
+        if known is not None:
+            # It has just drawn a new picture, which closes whatever gap it had.
+            known.catch_up(self)
             return False
         self._subscriptions[subscriber] = Subscription(subscriber)
         return True
@@ -125,12 +128,22 @@ class Topic:
         return self._subscriptions.pop(subscriber, None) is not None
 
     def follow(self, subscriber: Subscriber, run: str) -> None:
-        """Give a subscriber the events of one run, unless it has all of them anyway."""
-        self._followers[subscriber, run] = Subscription(subscriber)
+        """Give a subscriber the events of one run, each once; ``unfollow`` as often as this."""
+        follower = self._followers.setdefault((subscriber, run), Follower(Subscription(subscriber)))
+        follower.count += 1
 
     def unfollow(self, subscriber: Subscriber, run: str) -> None:
-        """Undo ``follow``."""
-        self._followers.pop((subscriber, run), None)
+        """Undo one ``follow``."""
+        follower = self._followers.get((subscriber, run))
+        if follower is not None:
+            follower.count -= 1
+            if follower.count == 0:
+                del self._followers[subscriber, run]
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """Undo everything for a subscriber that is gone."""
+        self.unsubscribe(subscriber)
+        self._followers = {key: kept for key, kept in self._followers.items() if key[0] is not subscriber}
 
     def missed(self, after: int) -> tuple[bytes, ...] | None:
         """Give the events after a number; null when some of them are no longer kept."""
@@ -150,9 +163,9 @@ class Topic:
         for subscriber, subscription in watchers.items():
             if subscriber not in self._subscriptions:
                 yield subscription
-        for (subscriber, followed), subscription in self._followers.items():
+        for (subscriber, followed), follower in self._followers.items():
             if followed == run and subscriber not in self._subscriptions and subscriber not in watchers:
-                yield subscription
+                yield follower.subscription
 
     def _keep(self, published: Published) -> None:
         self._ring.append(published)
@@ -174,6 +187,10 @@ class Subscription:
         self._subscriber = subscriber
         self._gaps: dict[str, int] = {}
 
+    def catch_up(self, topic: Topic) -> None:
+        """Forget a gap: what was missed has been made up for."""
+        self._gaps.pop(topic.session, None)
+
     def offer(self, topic: Topic, published: Published, is_never_dropped: bool) -> None:
         """Give the subscriber an event, or note that it missed it."""
         is_slow = self._subscriber.backlog > MAX_BACKLOG
@@ -184,3 +201,11 @@ class Subscription:
         if first is not None:
             self._subscriber.post(topic.lagged(first, published.seq - 1))
         self._subscriber.post(published.payload)
+
+
+class Follower:
+    """A subscriber that waits for a run, ``count`` times over."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.count = 0

@@ -118,7 +118,7 @@ class Driver:
 
     async def _save(self, records: Sequence[Record]) -> None:
         try:
-            steps = await self._session.save(records)
+            steps = await self._session.save(records, is_kept=True)
         except StoreError as exc:
             # The session keeps them and writes them first next time; the run must not give them twice.
             self._run.saved()

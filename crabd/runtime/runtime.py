@@ -135,7 +135,8 @@ class Runtime:
                 session.id, job.run.id if job.run else None, "wait for it, or queue the message"
             )
         if job is not None and job.ticket and job.run and job.run.is_steerable and when_busy == "steer":
-            steering = self.admit_steer(session, content)
+            steering = self.admit_steer(session, content, request_key)
+            session.remember(request_key, job.ticket)
             on_ticket(job.ticket)
             return Admission(job.ticket, "steered", steering.record)
         self._equip(session)
@@ -165,7 +166,9 @@ class Runtime:
                 session.withdraw(admission.ticket)
             raise
 
-    def admit_steer(self, session: Session, content: tuple[UserBlock, ...]) -> Steering:
+    def admit_steer(
+        self, session: Session, content: tuple[UserBlock, ...], request_key: str | None = None
+    ) -> Steering:
         """Take a word to the run that is going, at once; save its record before telling anybody.
 
         Raises:
@@ -176,7 +179,7 @@ class Runtime:
         if run is None:
             raise NoRun(session.id)
         steer, position = run.steer(session.id, content)
-        return Steering(position, MessageQueued(run.id, content, steer.id))
+        return Steering(position, MessageQueued(run.id, content, steer.id, request_key))
 
     async def cancel(self, session: Session, run: str | None) -> tuple[str | None, StopReason]:
         """Stop what is going, or the run of that id even while it waits; returns when it has settled.

@@ -107,13 +107,14 @@ class Session:
         """Records that the store has refused so far; they go first with the next save."""
         return len(self._unsaved)
 
-    async def save(self, records: Sequence[Record]) -> tuple[Step, ...]:
+    async def save(self, records: Sequence[Record], *, is_kept: bool = False) -> tuple[Step, ...]:
         """Make records durable, after those that an earlier failure left behind.
 
         Cancelled before the write begins, nothing is taken.
 
         Raises:
-          StoreError: the records are kept here and are written before anything later is.
+          StoreError: with ``is_kept`` the records stay here and are written before anything later is, because
+            what they tell has happened; else they are forgotten, because their sender is told no.
         """
         async with self._save_lock:
             batch = (*self._unsaved, *records)
@@ -122,7 +123,8 @@ class Session:
             try:
                 steps = await self.log.append(batch)
             except StoreError:
-                self._unsaved = list(batch)
+                if is_kept:
+                    self._unsaved = list(batch)
                 raise
             self._unsaved = []
             self.steps += steps
@@ -175,11 +177,15 @@ class Session:
         self._next_run += 1
         ticket.first_seq = self.topic.seq + 1
         self.waiting.append(ticket)
+        self.remember(request_key, ticket)
+        return ticket
+
+    def remember(self, request_key: str | None, ticket: Ticket) -> None:
+        """Note which run a request key led to."""
         if request_key:
             self._tickets[request_key] = ticket
             while len(self._tickets) > MAX_KEYS:
                 del self._tickets[next(iter(self._tickets))]
-        return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
         """Forget a message that could not be made durable and has not begun to run."""

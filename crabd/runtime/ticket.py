@@ -63,24 +63,24 @@ class Ticket:
 
 def recall_tickets(steps: Sequence[Step]) -> dict[str, Ticket]:
     """Rebuild the tickets of finished runs that came with a request key, the newest ``MAX_KEYS``."""
-    keys: dict[str, str] = {}
+    keys: dict[str, list[str]] = {}
     texts: dict[str, str] = {}
     tickets: dict[str, Ticket] = {}
     for step in steps:
         match step.record:
             case RunOpened(run=run, request_key=str(key)) | MessageQueued(run=run, request_key=str(key)):
-                keys[run] = key
+                keys.setdefault(run, []).append(key)
             case MessageAdded(run=run, message=AssistantMessage() as message):
                 texts[run] = text_of(message)
             case RunClosed(run=run) as closed if run in keys:
-                tickets[keys[run]] = _settled_ticket(closed, keys[run], texts.get(run, ""))
+                tickets |= dict.fromkeys(keys[run], _settled_ticket(closed, texts.get(run, "")))
             case _:
                 pass
     return dict(list(tickets.items())[-MAX_KEYS:])
 
 
-def _settled_ticket(closed: RunClosed, key: str, text: str) -> Ticket:
-    ticket = Ticket(closed.run, (), request_key=key, tool_choice="auto")
+def _settled_ticket(closed: RunClosed, text: str) -> Ticket:
+    ticket = Ticket(closed.run, (), request_key=None, tool_choice="auto")
     ticket.settle(
         Outcome(
             run=closed.run,

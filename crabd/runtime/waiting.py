@@ -27,7 +27,7 @@ async def cancel_waiting(session: Session, ticket: Ticket) -> None:
     """
     session.waiting.remove(ticket)
     try:
-        await session.save([RunClosed(ticket.run, "cancelled", 0.0, Usage())])
+        await session.save([RunClosed(ticket.run, "cancelled", 0.0, Usage())], is_kept=True)
     finally:
         _settle_unrun(session, ticket, "cancelled", None)
 
@@ -38,7 +38,8 @@ async def leave_waiting(session: Session) -> None:
         ticket = session.waiting.popleft()
         try:
             await session.save(
-                leave_unanswered(ticket.run, ticket.content, ticket.request_key, "interrupted", STOPPED)
+                leave_unanswered(ticket.run, ticket.content, ticket.request_key, "interrupted", STOPPED),
+                is_kept=True,
             )
         except StoreError as exc:
             log.warning("records_not_saved", session=session.id, run=ticket.run, problem=str(exc))

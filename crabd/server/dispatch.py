@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from inspect import isawaitable
+from collections.abc import Coroutine
+from types import CoroutineType
 from typing import Any
 
 from msgspec import Raw
@@ -63,10 +63,10 @@ def answer(caller: Caller, method: str, params: bytes | Raw) -> object:
         result = HANDLERS[method](caller, decoded)
     except CrabdError as exc:
         raise to_rpc_error(exc) from exc
-    return _await(result) if isawaitable(result) else result
+    return _await(result) if isinstance(result, CoroutineType) else result
 
 
-async def _await(result: Awaitable[object]) -> object:
+async def _await(result: Coroutine[object, object, object]) -> object:
     try:
         return await result
     except CrabdError as exc:

@@ -299,3 +299,22 @@ async def test_a_damaged_session_is_told_and_shown_as_such_and_others_are_served
         assert "crab_one_1" in status["store"]["problems"][0]
         assert result["text"] == "still here"
         assert journal.exists()
+
+
+async def test_two_requests_of_one_link_that_wait_for_one_run_do_not_end_each_others_events(
+    daemon: Daemon,
+) -> None:
+    client = await daemon.connect()
+    session = (await get_or_create(client))["id"]
+    again = {"session": session, "content": "slow 10 20", "request_key": "k1"}
+    first = await client.ask("session/send", **again)
+    await client.event("text_delta")
+
+    second = await client.ask("session/send", **again)
+    await client.notify("$/cancelRequest", id=second)
+    with pytest.raises(WireError):
+        await client.answer(second)
+    result = await client.answer(first)
+
+    assert "".join(event["text"] for event in client.events("text_delta")) == result["text"]
+    assert len(client.events("run_ended")) == 1

@@ -179,9 +179,14 @@ async def test_a_method_that_finishes_in_spite_of_a_cancellation_is_answered_wit
 
 async def test_more_tasks_than_the_limit_are_refused_and_told_to_come_again() -> None:
     gate = Gate()
+    asked: list[str] = []
     here, there = socket.socketpair()
 
-    async with serving(Peer(here, gate, limits=Limits(in_flight=2)), there) as client:
+    def count(method: str, params: Raw) -> object:
+        asked.append(method)
+        return gate(method, params)
+
+    async with serving(Peer(here, count, limits=Limits(in_flight=2)), there) as client:
         for message_id in (1, 2, 3):
             await client.call(message_id, "wait")
         refusal = msgspec.json.decode(await client.receive_text())
@@ -190,6 +195,8 @@ async def test_more_tasks_than_the_limit_are_refused_and_told_to_come_again() ->
         await client.call(4, "wait")
         answers.append(await client.receive())
 
+    # What was refused was not even begun, so that it can be sent again.
+    assert len(asked) == 3
     assert (refusal["id"], refusal["error"]["code"]) == (3, -32001)
     assert refusal["error"]["data"] == {"kind": "overloaded", "limit": 2}
     assert answers == [(1, {"waited": True}), (2, {"waited": True}), (4, {"waited": True})]

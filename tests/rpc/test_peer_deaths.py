@@ -155,9 +155,9 @@ async def test_large_answers_are_not_made_while_the_earlier_ones_are_unread() ->
 
 
 async def test_it_says_when_the_backlog_has_drained() -> None:
-    drained = trio.Event()
+    drained: list[int] = []
     here, there = socket.socketpair()
-    peer = Peer(here, answer, on_drained=drained.set)
+    peer = Peer(here, answer, on_drained=lambda: drained.append(peer.backlog))
     text = b'{"jsonrpc":"2.0","method":"event","params":{"text":"%b"}}' % (b"x" * 1000)
 
     async with serving(peer, there) as client:
@@ -165,12 +165,14 @@ async def test_it_says_when_the_backlog_has_drained() -> None:
             peer.post(text)
         await wait_all_tasks_blocked()
         assert peer.backlog > LOW_WATER
-        assert not drained.is_set()
+        drained.clear()
         for _ in range(2000):
             assert await client.receive_text() == text
-        await drained.wait()
+        await wait_all_tasks_blocked()
 
         assert peer.backlog == 0
+        assert len(drained) == 1
+        assert drained[0] <= LOW_WATER
 
 
 async def test_a_cancelled_caller_never_leaves_half_a_message() -> None:

@@ -35,8 +35,9 @@ from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Disposition, Runtime, WhenBusy
-from crabd.runtime.session import MAX_WAITING, Outcome, Session, Ticket
+from crabd.runtime.session import MAX_WAITING, Session
 from crabd.runtime.sessions import Sessions
+from crabd.runtime.ticket import Outcome, Ticket
 from crabd.store.base import Created, Loaded, MessageAdded, MessageQueued, Record, RunOpened, Step, Store
 from crabd.store.inmemory import InMemoryLog, InMemoryStore
 from crabd.tools.base import Tool
@@ -413,6 +414,24 @@ async def test_a_repeated_request_key_attaches_to_the_first_run() -> None:
         assert (second, disposition, third) == (first, "attached", first)
         assert outcome.text == "once"
         assert len(bench.provider.requests) == 1
+
+
+async def test_a_steering_that_is_sent_again_does_not_steer_again() -> None:
+    gate = trio.Event()
+    async with open_bench([TextChunk("a"), gate, *says()], says("b")) as bench:
+        session = await bench.session()
+        first, _ = await bench.accept(session, "go")
+
+        steered = [await bench.accept(session, "also", when_busy="steer", key="k1") for _ in range(2)]
+        gate.set()
+        await outcome_of(first)
+        await bench.runtime.sessions.close(session.id, cancel=False)
+        later, disposition = await bench.accept(await bench.session(), "also", when_busy="steer", key="k1")
+
+        assert steered == [(first, "steered"), (first, "attached")]
+        assert texts(bench.provider.requests[1].messages) == ["go", "a", "also"]
+        assert disposition == "attached"
+        assert (await outcome_of(later)).text == "b"
 
 
 async def test_a_request_key_is_known_after_the_session_was_unloaded() -> None:
