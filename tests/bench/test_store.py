@@ -1,0 +1,132 @@
+"""What an append and the load of a long session cost, against the calls that nobody can do without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from itertools import cycle, islice
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+import pytest
+import trio
+
+from crabd.store.base import SessionLog, Step
+from crabd.store.journal import JournalStore
+from crabd.store.record import Line, encode_append
+from tests.bench.measure import Report, Samples, turns
+from tests.store.samples import AT, a_turn
+
+WORDS = "the quick brown fox jumps over the lazy dog " * 6
+RECORDS = a_turn(WORDS)
+# Against a write and a sync in a thread, which anything in an event loop has to pay: measured 1.2 on a disk,
+# and more where syncing costs nothing, as on a tmpfs.
+MOST_APPEND = 4.0
+# Checksums, numbers and the sum of the log included: measured 3.4.
+MOST_LOAD = 7.0
+
+
+class BareFile:
+    """Writes the same bytes with no store around it."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._data = encode_append([Step(n, AT, record) for n, record in enumerate(RECORDS, 1)])
+
+    def append(self) -> None:
+        os.write(self._fd, self._data)
+        os.fdatasync(self._fd)
+
+    async def append_inline(self) -> None:
+        self.append()
+
+    async def append_in_thread(self) -> None:
+        await trio.to_thread.run_sync(self.append)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+async def seconds_each(times: int, work: Callable[[], Awaitable[object]]) -> float:
+    start = perf_counter()
+    for _ in range(times):
+        await work()
+    return (perf_counter() - start) / times
+
+
+@pytest.mark.bench
+async def test_an_append_costs_little_more_than_its_sync(tmp_path: Path, report: Report) -> None:
+    store = JournalStore(tmp_path / "store")
+    await store.open()
+    log = (await store.create("crab", "user")).log
+    bare = BareFile(tmp_path / "bare")
+    variants: dict[str, Callable[[], Awaitable[object]]] = {
+        "write + fdatasync": bare.append_inline,
+        "the same in a thread": bare.append_in_thread,
+        "JournalLog.append": lambda: log.append(RECORDS),
+    }
+    samples = Samples()
+    for name in turns(list(variants), 25):
+        samples.add(name, await seconds_each(20, variants[name]))
+    bare.close()
+    await store.aclose()
+
+    report(
+        "durable append of one run's records",
+        ("way", "ms", "× bare", "× in a thread"),
+        [
+            (
+                name,
+                f"{samples.median(name) * 1e3:.3f}",
+                samples.ratio(name, "write + fdatasync"),
+                samples.ratio(name, "the same in a thread"),
+            )
+            for name in variants
+        ],
+    )
+    assert samples.ratio("JournalLog.append", "the same in a thread").middle <= MOST_APPEND
+
+
+async def fill(log: SessionLog, count: int) -> None:
+    """Append records until there are so many."""
+    records = cycle(RECORDS)
+    while log.meta.steps < count:
+        await log.append(tuple(islice(records, min(500, count - log.meta.steps))))
+
+
+@pytest.mark.bench
+async def test_a_long_session_loads_in_a_few_times_the_reading_of_its_lines(
+    tmp_path: Path, report: Report
+) -> None:
+    store = JournalStore(tmp_path)
+    await store.open()
+    log = (await store.create("crab", "user")).log
+    await fill(log, 10_000)
+    session = log.meta.id
+    await log.aclose()
+    journal = store.home(session) / "journal.jsonl"
+    decode_lines = msgspec.json.Decoder(Line).decode_lines
+    samples = Samples()
+    for name in turns(["read + decode_lines", "JournalStore.load"], 15):
+        start = perf_counter()
+        if name == "JournalStore.load":
+            loaded = await store.load(session)
+            samples.add(name, perf_counter() - start)
+            assert len(loaded.steps) == 10_000
+            await loaded.log.aclose()
+        else:
+            assert len(decode_lines(journal.read_bytes())) == 10_000
+            samples.add(name, perf_counter() - start)
+    await store.aclose()
+
+    ratio = samples.ratio("JournalStore.load", "read + decode_lines")
+    report(
+        f"load of 10,000 records, {journal.stat().st_size / 1e6:.1f} MB",
+        ("way", "ms", "×"),
+        [
+            ("read + decode_lines", f"{samples.median('read + decode_lines') * 1e3:.1f}", 1),
+            ("JournalStore.load", f"{samples.median('JournalStore.load') * 1e3:.1f}", ratio),
+        ],
+    )
+    assert ratio.middle <= MOST_LOAD
