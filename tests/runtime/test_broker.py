@@ -1,0 +1,331 @@
+"""Event fan-out: numbers, what is kept, and subscribers that keep up or do not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from crabd.events import AnyEvent, RunEnded, TextDelta, TextStart
+from crabd.messages import Usage
+from crabd.runtime.broker import MAX_BACKLOG, RING_BYTES, Broker, Topic
+
+ENDED = RunEnded("end_turn", Usage(), True)
+# So large that only a handful are kept.
+LARGE = TextDelta("x" * (RING_BYTES // 4))
+
+
+class Reader:
+    """A subscriber that reads as it is told to."""
+
+    def __init__(self) -> None:
+        self.backlog = 0
+        self.payloads: list[bytes] = []
+
+    def post(self, payload: bytes) -> None:
+        self.payloads.append(payload)
+
+    def stop_reading(self) -> None:
+        self.backlog = MAX_BACKLOG + 1
+
+    def catch_up(self) -> None:
+        self.backlog = 0
+
+    @property
+    def seqs(self) -> list[int]:
+        return [event["seq"] for event in map(told, self.payloads)]
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in map(told, self.payloads)]
+
+
+class Wire:
+    """What goes round an event on its way out, and how often that was done."""
+
+    def __init__(self) -> None:
+        self.wrapped = 0
+
+    def wrap(self, payload: bytes) -> bytes:
+        self.wrapped += 1
+        return payload
+
+
+def told(payload: bytes) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(payload)
+    return event
+
+
+def open_broker() -> Broker:
+    return Broker("epoch", lambda payload: payload)
+
+
+def publish(topic: Topic, *events: AnyEvent) -> None:
+    for event in events:
+        topic.publish(event)
+
+
+def test_events_are_numbered_from_one_in_each_session_by_itself() -> None:
+    broker = open_broker()
+    one, other = broker.topic("a_b_1"), broker.topic("a_b_2")
+
+    numbers = [one.publish(TextStart()), one.publish(TextDelta("a")), other.publish(TextStart())]
+
+    assert numbers == [1, 2, 1]
+    assert (broker.seq("a_b_1"), broker.seq("a_b_2"), broker.seq("a_b_3")) == (2, 1, 0)
+
+
+def test_an_event_and_its_envelope_are_one_flat_object() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+
+    topic.publish(TextDelta("hi"), "r1")
+    topic.publish(TextStart())
+
+    of_run, of_session = map(told, reader.payloads)
+    assert of_run.pop("at").endswith("Z")
+    assert of_run == {
+        "session": "a_b_1",
+        "epoch": "epoch",
+        "seq": 1,
+        "run": "r1",
+        "type": "text_delta",
+        "text": "hi",
+    }
+    assert of_session.keys() == {"session", "epoch", "seq", "at", "type"}
+
+
+def test_an_event_is_encoded_once_for_all() -> None:
+    wire = Wire()
+    broker = Broker("epoch", wire.wrap)
+    topic = broker.topic("a_b_1")
+    readers = [Reader() for _ in range(4)]
+    topic.subscribe(readers[0])
+    topic.subscribe(readers[1])
+    broker.watch(readers[2])
+    topic.follow(readers[3], "r1")
+
+    topic.publish(TextDelta("hi"), "r1")
+
+    kept = topic.missed(0)
+    assert kept is not None
+    assert all(reader.payloads[0] is kept[0] for reader in readers)
+    assert wire.wrapped == 1
+
+
+def test_who_comes_back_gets_exactly_what_was_missed() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+
+    publish(topic, *(TextDelta(str(number)) for number in range(5)))
+
+    assert topic.missed(2) == tuple(reader.payloads[2:])
+    assert topic.missed(0) == tuple(reader.payloads)
+    assert topic.missed(5) == ()
+
+
+def test_a_topic_without_events_has_nothing_to_miss() -> None:
+    assert open_broker().topic("a_b_1").missed(0) == ()
+
+
+def test_a_number_from_the_future_is_of_another_life() -> None:
+    topic = open_broker().topic("a_b_1")
+    publish(topic, TextStart())
+
+    assert topic.missed(2) is None
+
+
+def test_the_oldest_events_are_let_go_and_what_is_gone_is_not_made_up() -> None:
+    topic = open_broker().topic("a_b_1")
+
+    publish(topic, *[LARGE] * 10)
+
+    # Each is a little more than a quarter of the ring.
+    assert topic.missed(6) is None
+    kept = topic.missed(7)
+    assert kept is not None
+    assert [told(payload)["seq"] for payload in kept] == [8, 9, 10]
+    assert sum(map(len, kept)) <= RING_BYTES
+
+
+def test_an_event_larger_than_the_ring_is_kept_until_the_next() -> None:
+    topic = open_broker().topic("a_b_1")
+
+    publish(topic, TextStart(), TextDelta("x" * 2 * RING_BYTES))
+    alone = topic.missed(1)
+    publish(topic, TextStart())
+
+    assert alone is not None
+    assert len(alone) == 1
+    assert topic.missed(1) is None
+    assert topic.missed(2) is not None
+
+
+def test_a_slow_subscriber_is_told_once_what_it_lost_and_goes_on() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    publish(topic, TextStart())
+    reader.stop_reading()
+    publish(topic, TextDelta("a"), TextDelta("b"), TextDelta("c"))
+    assert reader.types == ["text_start"]
+
+    reader.catch_up()
+    publish(topic, TextDelta("d"), TextDelta("e"))
+
+    assert reader.types == ["text_start", "lagged", "text_delta", "text_delta"]
+    assert reader.seqs == [1, 4, 5, 6]
+    lagged = told(reader.payloads[1])
+    assert (lagged["from"], lagged["to"]) == (2, 4)
+
+
+def test_what_a_slow_subscriber_lost_can_be_asked_for() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    reader.stop_reading()
+    publish(topic, TextDelta("a"), TextDelta("b"))
+    reader.catch_up()
+    publish(topic, TextDelta("c"))
+    gap = told(reader.payloads[0])
+
+    missed = topic.missed(gap["from"] - 1) or ()
+
+    assert [told(payload)["seq"] for payload in missed[: gap["to"] - gap["from"] + 1]] == [1, 2]
+
+
+def test_the_end_of_a_run_reaches_even_a_slow_subscriber_behind_its_gap() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    reader.stop_reading()
+
+    publish(topic, TextDelta("a"), TextDelta("b"), ENDED, TextStart(), ENDED)
+
+    assert reader.types == ["lagged", "run_ended", "lagged", "run_ended"]
+    assert reader.seqs == [2, 3, 4, 5]
+
+
+def test_the_end_of_a_run_without_a_gap_comes_alone() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    reader.stop_reading()
+
+    publish(topic, ENDED)
+
+    assert reader.types == ["run_ended"]
+
+
+def test_a_backlog_at_its_bound_is_not_slow() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    reader.backlog = MAX_BACKLOG
+
+    publish(topic, TextStart())
+
+    assert reader.types == ["text_start"]
+
+
+def test_a_slow_subscriber_delays_and_costs_nobody_else() -> None:
+    slow, fast, topic = Reader(), Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(slow)
+    topic.subscribe(fast)
+    slow.stop_reading()
+
+    publish(topic, TextStart(), TextDelta("a"))
+
+    assert (slow.seqs, fast.seqs) == ([], [1, 2])
+
+
+def test_a_watcher_of_all_sessions_has_a_gap_for_each() -> None:
+    reader, broker = Reader(), open_broker()
+    broker.watch(reader)
+    one, other = broker.topic("a_b_1"), broker.topic("a_b_2")
+    publish(one, TextStart())
+    reader.stop_reading()
+    publish(one, TextDelta("a"))
+    publish(other, TextStart(), TextDelta("b"))
+    reader.catch_up()
+
+    publish(other, ENDED)
+    publish(one, ENDED)
+
+    gaps = [told(payload) for payload in reader.payloads if told(payload)["type"] == "lagged"]
+    assert [(gap["session"], gap["from"], gap["to"]) for gap in gaps] == [("a_b_2", 1, 2), ("a_b_1", 2, 2)]
+
+
+def test_a_follower_gets_the_events_of_its_run_only() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.follow(reader, "r2")
+
+    for run in ("r1", "r2", None, "r2"):
+        topic.publish(TextStart(), run)
+    topic.unfollow(reader, "r2")
+    topic.publish(ENDED, "r2")
+
+    assert reader.seqs == [2, 4]
+
+
+def test_one_that_subscribes_watches_and_follows_gets_every_event_once() -> None:
+    reader, broker = Reader(), open_broker()
+    topic = broker.topic("a_b_1")
+    topic.subscribe(reader)
+    broker.watch(reader)
+    topic.follow(reader, "r1")
+
+    topic.publish(TextStart(), "r1")
+    topic.unsubscribe(reader)
+    topic.publish(TextStart(), "r1")
+    broker.unwatch(reader)
+    topic.publish(TextStart(), "r1")
+    topic.unfollow(reader, "r1")
+    topic.publish(TextStart(), "r1")
+
+    assert reader.seqs == [1, 2, 3]
+
+
+def test_subscribing_and_undoing_it_tell_whether_they_changed_anything() -> None:
+    reader, broker = Reader(), open_broker()
+    topic = broker.topic("a_b_1")
+
+    assert [topic.subscribe(reader), topic.subscribe(reader)] == [True, False]
+    assert [topic.unsubscribe(reader), topic.unsubscribe(reader)] == [True, False]
+    broker.watch(reader)
+    broker.watch(reader)
+    assert [broker.unwatch(reader), broker.unwatch(reader)] == [True, False]
+
+
+@pytest.mark.parametrize("is_watching", [False, True])
+def test_one_that_is_gone_gets_nothing_any_more(is_watching: bool) -> None:
+    gone, there, broker = Reader(), Reader(), open_broker()
+    topics = [broker.topic("a_b_1"), broker.topic("a_b_2")]
+    for reader in (gone, there):
+        for topic in topics:
+            topic.subscribe(reader)
+        if is_watching:
+            broker.watch(reader)
+
+    broker.forget(gone)
+    for topic in topics:
+        topic.publish(TextStart())
+
+    assert (gone.seqs, there.seqs) == ([], [1, 1])
+
+
+def test_a_topic_outlasts_its_session_with_its_numbers_and_subscribers() -> None:
+    reader, broker = Reader(), open_broker()
+    broker.topic("a_b_1").subscribe(reader)
+    publish(broker.topic("a_b_1"), TextStart())
+
+    publish(broker.topic("a_b_1"), TextStart())
+
+    assert reader.seqs == [1, 2]
+    assert repr(broker.topic("a_b_1")) == "<Topic a_b_1, seq 2, 1 subscribers>"
+
+
+def test_the_topic_of_a_deleted_session_is_forgotten() -> None:
+    broker = open_broker()
+    publish(broker.topic("a_b_1"), TextStart())
+
+    broker.drop("a_b_1")
+    broker.drop("a_b_2")
+
+    assert broker.seq("a_b_1") == 0
