@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -81,7 +81,7 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
 
 
 @asynccontextmanager
-async def open_listener_of(places: Places, manager: ServiceManager) -> AsyncIterator[Listener]:
+async def open_listener_of(places: Places, manager: ServiceManager) -> AsyncGenerator[Listener]:
     """Take the socket over from the service manager, or bind our own."""
     inherited = manager.inherited_listener()
     listener = Listener(inherited, places.socket, None) if inherited else open_listener(places.socket)
@@ -92,7 +92,7 @@ async def open_listener_of(places: Places, manager: ServiceManager) -> AsyncIter
 
 
 @asynccontextmanager
-async def open_journal(places: Places) -> AsyncIterator[JournalStore]:
+async def open_journal(places: Places) -> AsyncGenerator[JournalStore]:
     """Take the store, and say in the log what was found broken."""
     store = JournalStore(places.state)
     for damage in await store.open():
@@ -105,7 +105,7 @@ async def open_journal(places: Places) -> AsyncIterator[JournalStore]:
 
 
 @asynccontextmanager
-async def open_models(settings: Settings) -> AsyncIterator[Registry]:
+async def open_models(settings: Settings) -> AsyncGenerator[Registry]:
     """Find out which models there are to ask."""
     models = Registry(settings.providers, settings.model, os.environ)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -43,15 +43,17 @@ def calls(*names: str, arguments: str = "{}") -> list[Part]:
 class ScriptedProvider(Provider):
     """Gives scripted replies in order, and remembers what it was asked."""
 
-    name = "scripted"
-
     def __init__(self, *replies: Sequence[Part]) -> None:
         self.replies = list(replies)
         self.requests: list[ModelRequest] = []
         self.open_streams = 0
 
+    @property
+    def name(self) -> str:
+        return "scripted"
+
     @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[Chunk]]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[Chunk]]:
         self.requests.append(request)
         reply = self.replies.pop(0) if self.replies else says("ok")
         self.open_streams += 1

@@ -175,7 +175,7 @@ class Driver:
         self._publish([events.ToolResult(call.id, call.name, status, output, milliseconds)])
 
     async def _work(self, call: ToolCall) -> ToolOutcome:
-        tools = self._equipment.tools if self._equipment else {}
+        tools: Mapping[str, Tool] = self._equipment.tools if self._equipment else {}
         tool = tools.get(call.name)
         if tool is None:
             known = ", ".join(sorted(tools)) or "none"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Coroutine
 from functools import partial
+from types import CoroutineType
+from typing import cast
 
 import structlog
 import trio
@@ -47,11 +49,13 @@ class Clients:
                 nursery.start_soon(partial(peer.aclose, flush_seconds=FLUSH_SECONDS))
 
     async def _serve(self, sock: socket.socket) -> None:
-        peer = Peer(
-            sock,
-            lambda method, params: answer(caller, method, params),
-            on_notification=lambda method, params: self._take_notification(caller, method, params),
-        )
+        def take_request(method: str, params: Raw) -> object:
+            return answer(caller, method, params)
+
+        def take_notification(method: str, params: Raw) -> None:
+            self._take_notification(caller, method, params)
+
+        peer = Peer(sock, take_request, on_notification=take_notification)
         caller = Caller(self._runtime, self._control, peer)
         self._peers.add(peer)
         try:
@@ -70,8 +74,9 @@ class Clients:
         except (RpcError, InvalidParamsError) as exc:
             log.debug("notification_refused", method=method, problem=str(exc))
             return
-        if isinstance(outcome, Coroutine):
-            self._nursery.start_soon(self._finish_notification, method, outcome)
+        if isinstance(outcome, CoroutineType):
+            finish = cast("Coroutine[object, object, object]", outcome)
+            self._nursery.start_soon(self._finish_notification, method, finish)
 
     async def _finish_notification(self, method: str, outcome: Coroutine[object, object, object]) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from types import CoroutineType
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Raw
 
@@ -63,7 +63,9 @@ def answer(caller: Caller, method: str, params: bytes | Raw) -> object:
         result = HANDLERS[method](caller, decoded)
     except CrabdError as exc:
         raise to_rpc_error(exc) from exc
-    return _await(result) if isinstance(result, CoroutineType) else result
+    if not isinstance(result, CoroutineType):
+        return result
+    return _await(cast("Coroutine[object, object, object]", result))
 
 
 async def _await(result: Coroutine[object, object, object]) -> object:

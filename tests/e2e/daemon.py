@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class Daemon:
 
 
 @asynccontextmanager
-async def start_daemon(home: Home, *flags: str) -> AsyncIterator[Daemon]:
+async def start_daemon(home: Home, *flags: str) -> AsyncGenerator[Daemon]:
     """Run crabd until the block ends; it is killed if it is still there by then."""
     reader, writer = os.pipe()
     log = (home.directory / "crabd.log").open("ab")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -105,7 +105,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def open_bench(
     *replies: Sequence[Part], tools: Sequence[Tool] = (), store: Store | None = None
-) -> AsyncIterator[Bench]:
+) -> AsyncGenerator[Bench]:
     provider = ScriptedProvider(*replies)
     broker = Broker("epoch", lambda payload: payload)
     kept = store or InMemoryStore()
