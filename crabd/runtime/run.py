@@ -154,6 +154,10 @@ class Run:
         self._steers.append(taken)
         return taken, len(self._steers)
 
+    def has_waiting(self, steer: str) -> bool:
+        """Tell whether a steering has not joined yet."""
+        return any(waiting.id == steer for waiting in self._steers)
+
     def next_action(self, seconds: float) -> tuple[Action, list[AnyEvent]]:
         """Say what has to happen now, ``seconds`` after the start, and which steerings joined by this."""
         joined: list[AnyEvent] = []

@@ -46,19 +46,20 @@ Disposition = Literal["started", "queued", "steered", "attached"]
 WhenBusy = Literal["queue", "steer", "reject"]
 
 
-class Admission(Struct, frozen=True):
-    """A message that was taken in. ``record`` is what makes it durable, unless its run does that itself."""
-
-    ticket: Ticket
-    disposition: Disposition
-    record: MessageQueued | None = None
-
-
 class Steering(Struct, frozen=True):
     """A steering that waits for the run's next boundary; ``position`` counts from 1."""
 
+    run: Run
     position: int
     record: MessageQueued
+
+
+class Admission(Struct, frozen=True):
+    """A message that was taken in, and what became of it."""
+
+    ticket: Ticket
+    disposition: Disposition
+    steering: Steering | None = None
 
 
 class Runtime:
@@ -138,7 +139,7 @@ class Runtime:
             steering = self.admit_steer(session, content, request_key)
             session.remember(request_key, job.ticket)
             on_ticket(job.ticket)
-            return Admission(job.ticket, "steered", steering.record)
+            return Admission(job.ticket, "steered", steering)
         self._equip(session)
         ticket = session.accept(content, request_key=request_key, tool_choice=tool_choice)
         on_ticket(ticket)
@@ -146,7 +147,7 @@ class Runtime:
             self._start_next(session)
             return Admission(ticket, "started")
         session.publish([events.Queued(len(session.waiting), content)], ticket.run)
-        return Admission(ticket, "queued", MessageQueued(ticket.run, content, request_key=request_key))
+        return Admission(ticket, "queued")
 
     async def confirm(self, session: Session, admission: Admission) -> None:
         """Wait until an admitted message is durable.
@@ -154,17 +155,18 @@ class Runtime:
         Raises:
           StoreError: it is not, and may not run.
         """
-        if admission.record is None:
-            await admission.ticket.accepted.wait()
-            if admission.disposition == "started" and admission.ticket.refusal is not None:
-                raise admission.ticket.refusal
-            return
-        try:
-            await session.save([admission.record])
-        except StoreError:
-            if admission.disposition == "queued":
-                session.withdraw(admission.ticket)
-            raise
+        ticket = admission.ticket
+        match admission.disposition:
+            case "steered":
+                assert admission.steering is not None, "a steered message is a steering"
+                await self.confirm_steer(session, admission.steering)
+                return
+            case "queued":
+                await self._confirm_queued(session, ticket)
+            case "started" | "attached":
+                await ticket.accepted.wait()
+        if ticket.refusal is not None and admission.disposition != "attached":
+            raise ticket.refusal
 
     def admit_steer(
         self, session: Session, content: tuple[UserBlock, ...], request_key: str | None = None
@@ -179,7 +181,18 @@ class Runtime:
         if run is None:
             raise NoRun(session.id)
         steer, position = run.steer(session.id, content)
-        return Steering(position, MessageQueued(run.id, content, steer.id, request_key))
+        return Steering(run, position, MessageQueued(run.id, content, steer.id, request_key))
+
+    async def confirm_steer(self, session: Session, steering: Steering) -> None:
+        """Wait until a steering is durable, waiting or joined.
+
+        Raises:
+          StoreError: it is not, and may join all the same.
+        """
+        steer = steering.record.steer
+        if not await session.save_while(lambda: steering.run.has_waiting(steer), steering.record):
+            # It has joined, and what it joined with stood in line before: with nothing left over it is there.
+            await session.save(())
 
     async def cancel(self, session: Session, run: str | None) -> tuple[str | None, StopReason]:
         """Stop what is going, or the run of that id even while it waits; returns when it has settled.
@@ -297,6 +310,16 @@ class Runtime:
         agent = self.agents.get(session.meta.agent)
         choice = self.models.resolve(session.meta.model or agent.options.model)
         return Equipment(agent, choice, self._tools)
+
+    async def _confirm_queued(self, session: Session, ticket: Ticket) -> None:
+        record = MessageQueued(ticket.run, ticket.content, request_key=ticket.request_key)
+        try:
+            if not await session.save_while(lambda: ticket in session.waiting, record):
+                # Its run has begun, and makes it durable.
+                await ticket.accepted.wait()
+        except StoreError:
+            session.withdraw(ticket)
+            raise
 
     def _start_next(self, session: Session) -> None:
         """Give an idle session to the message that waits longest. All of this happens at once."""

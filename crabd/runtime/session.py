@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -117,20 +117,22 @@ class Session:
             what they tell has happened; else they are forgotten, because their sender is told no.
         """
         async with self._save_lock:
-            batch = (*self._unsaved, *records)
-            if not batch:
-                return ()
-            try:
-                steps = await self.log.append(batch)
-            except StoreError:
-                if is_kept:
-                    self._unsaved = list(batch)
-                raise
-            self._unsaved = []
-            self.steps += steps
-            for step in steps:
-                self.context.add(step)
-            return steps
+            return await self._write(records, is_kept=is_kept)
+
+    async def save_while(self, is_waiting: Callable[[], bool], record: MessageQueued) -> bool:
+        """Save that a message waits, unless it waits no more once it is this record's turn; tell which.
+
+        A message may be taken while its record stands in line. Written behind what took it, the record would
+        have it wait for ever.
+
+        Raises:
+          StoreError: as ``save``.
+        """
+        async with self._save_lock:
+            if not is_waiting():
+                return False
+            await self._write((record,), is_kept=False)
+            return True
 
     async def checkpoint(self) -> None:
         """Have the store note the meta. A failure is logged: the log has everything."""
@@ -214,6 +216,22 @@ class Session:
         """Give events to whoever listens, in order."""
         for event in seen:
             self.topic.publish(event, run)
+
+    async def _write(self, records: Sequence[Record], *, is_kept: bool) -> tuple[Step, ...]:
+        batch = (*self._unsaved, *records)
+        if not batch:
+            return ()
+        try:
+            steps = await self.log.append(batch)
+        except StoreError:
+            if is_kept:
+                self._unsaved = list(batch)
+            raise
+        self._unsaved = []
+        self.steps += steps
+        for step in steps:
+            self.context.add(step)
+        return steps
 
     def _state(self) -> SessionState:
         if self.job:

@@ -77,7 +77,7 @@ class Bench:
 
     async def steer(self, session: Session, text: str) -> int:
         steering = self.runtime.admit_steer(session, (TextBlock(text),))
-        await session.save([steering.record])
+        await self.runtime.confirm_steer(session, steering)
         return steering.position
 
     async def ask(self, session: Session, text: str) -> Outcome:
@@ -280,6 +280,23 @@ async def test_a_burst_of_steers_arrives_complete_and_in_order() -> None:
         assert outcome.text == "done"
         assert bench.types().count("steered") == 5
         assert session.meta.queued == ()
+
+
+async def test_what_is_taken_before_its_record_is_written_does_not_wait_for_ever() -> None:
+    gate = trio.Event()
+    async with open_bench([TextChunk("a"), gate, *says()], says("b"), says("c")) as bench:
+        session = await bench.session()
+        await bench.accept(session, "first")
+        steering = bench.runtime.admit_steer(session, (TextBlock("steer"),))
+        admission = bench.runtime.admit(session, (TextBlock("second"),), on_ticket=lambda _: None)
+
+        gate.set()
+        await outcome_of(admission.ticket)
+        await bench.runtime.confirm_steer(session, steering)
+        await bench.runtime.confirm(session, admission)
+
+        assert session.meta.queued == ()
+        assert texts(history(session)) == ["first", "a", "steer", "b", "second", "c"]
 
 
 async def test_a_steer_with_nothing_going_is_refused() -> None:

@@ -95,11 +95,11 @@ def steer(caller: Caller, params: api.Steer) -> Awaitable[api.SteerQueued]:
         caller.runtime.sessions.meta(params.session)
         raise NoRun(params.session)
     steering = caller.runtime.admit_steer(live, _blocks(params.content))
-    return _finish_steer(live, steering)
+    return _finish_steer(caller, live, steering)
 
 
-async def _finish_steer(session: Session, steering: Steering) -> api.SteerQueued:
-    await session.save([steering.record])
+async def _finish_steer(caller: Caller, session: Session, steering: Steering) -> api.SteerQueued:
+    await caller.runtime.confirm_steer(session, steering)
     return api.SteerQueued(steering.record.steer, steering.record.run, "queued", steering.position)
 
 
