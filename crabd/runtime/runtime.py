@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal
 
 import trio
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from crabd import events
 from crabd.errors import (
@@ -34,7 +34,7 @@ from crabd.runtime.run import Run
 from crabd.runtime.session import Job, Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.summarise import Compaction, summarise
-from crabd.runtime.ticket import Ticket
+from crabd.runtime.ticket import Admission, Steering, Ticket
 from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
 from crabd.store.base import Cleared, Configured, MessageQueued
 from crabd.tools.base import Tool
@@ -42,24 +42,7 @@ from crabd.tools.base import Tool
 # How long cancelled jobs may take to close their logs before the daemon goes on to stop.
 SETTLE_SECONDS = 8.0
 
-Disposition = Literal["started", "queued", "steered", "attached"]
 WhenBusy = Literal["queue", "steer", "reject"]
-
-
-class Steering(Struct, frozen=True):
-    """A steering that waits for the run's next boundary; ``position`` counts from 1."""
-
-    run: Run
-    position: int
-    record: MessageQueued
-
-
-class Admission(Struct, frozen=True):
-    """A message that was taken in, and what became of it."""
-
-    ticket: Ticket
-    disposition: Disposition
-    steering: Steering | None = None
 
 
 class Runtime:

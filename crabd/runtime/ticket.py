@@ -1,11 +1,12 @@
-"""Tickets: an accepted message, from the door to the end of its run.
+"""Accepted messages: the ticket of one, from the door to the end of its run, and what became of it at the door.
 
-A ticket knows what was asked and how it ended; who runs it, and where that is written, is not its business.
+A ticket knows what was asked and how it ended; who has it run, and where that is written, is not its business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import trio
 from msgspec import Struct
@@ -13,10 +14,13 @@ from msgspec import Struct
 from crabd.errors import StoreError
 from crabd.events import ErrorInfo
 from crabd.messages import AssistantMessage, StopReason, Usage, UserBlock, text_of
+from crabd.runtime.run import Run
 from crabd.store.base import MessageAdded, MessageQueued, RunClosed, RunOpened, Step
 
 # Request keys a session remembers, the newest ones; each is a few hundred bytes.
 MAX_KEYS = 256
+
+Disposition = Literal["started", "queued", "steered", "attached"]
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -59,6 +63,22 @@ class Ticket:
         self.outcome = outcome
         self.accepted.set()
         self.settled.set()
+
+
+class Steering(Struct, frozen=True):
+    """A steering that waits for the run's next boundary; ``position`` counts from 1."""
+
+    run: Run
+    position: int
+    record: MessageQueued
+
+
+class Admission(Struct, frozen=True):
+    """A message that was taken in, and what became of it."""
+
+    ticket: Ticket
+    disposition: Disposition
+    steering: Steering | None = None
 
 
 def recall_tickets(steps: Sequence[Step]) -> dict[str, Ticket]:

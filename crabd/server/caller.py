@@ -8,6 +8,7 @@ from typing import Protocol
 from crabd.api.daemon import DaemonStatus, Reloaded, ShutdownStarted
 from crabd.runtime.broker import Subscriber
 from crabd.runtime.runtime import Runtime
+from crabd.server.line import Line
 
 
 class Control(Protocol):
@@ -33,6 +34,8 @@ class Caller:
         self.runtime = runtime
         self.control = control
         self.subscriber = subscriber
+        # Messages to sessions that have to be loaded first.
+        self.line = Line()
 
 
 Handler = Callable[[Caller, object], object | Awaitable[object]]

@@ -318,3 +318,18 @@ async def test_two_requests_of_one_link_that_wait_for_one_run_do_not_end_each_ot
 
     assert "".join(event["text"] for event in client.events("text_delta")) == result["text"]
     assert len(client.events("run_ended")) == 1
+
+
+async def test_messages_to_a_session_that_has_to_be_loaded_run_in_the_order_they_came(home: Home) -> None:
+    async with start_daemon(home) as daemon:
+        session = (await get_or_create(await daemon.connect()))["id"]
+        await daemon.stop()
+
+    async with start_daemon(home) as daemon:
+        client = await daemon.connect()
+
+        asked = [await client.ask("session/send", session=session, content=f"echo {i}") for i in range(9)]
+        results = [await client.answer(request) for request in asked]
+
+        assert [result["text"] for result in results] == [str(i) for i in range(9)]
+        assert [result["run"] for result in results] == [f"r{i}" for i in range(1, 10)]

@@ -34,10 +34,10 @@ from crabd.providers.base import TextChunk
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.router import Identity
-from crabd.runtime.runtime import Disposition, Runtime, WhenBusy
+from crabd.runtime.runtime import Runtime, WhenBusy
 from crabd.runtime.session import MAX_WAITING, Session
 from crabd.runtime.sessions import Sessions
-from crabd.runtime.ticket import Outcome, Ticket
+from crabd.runtime.ticket import Disposition, Outcome, Ticket
 from crabd.store.base import Created, Loaded, MessageAdded, MessageQueued, Record, RunOpened, Step, Store
 from crabd.store.inmemory import InMemoryLog, InMemoryStore
 from crabd.tools.base import Tool

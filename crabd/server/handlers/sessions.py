@@ -12,10 +12,10 @@ from crabd.errors import NoRun
 from crabd.events import SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.router import Identity
-from crabd.runtime.runtime import Admission, Steering
 from crabd.runtime.session import Session, StoredMessage
-from crabd.runtime.ticket import Outcome, Ticket
+from crabd.runtime.ticket import Admission, Outcome, Steering, Ticket
 from crabd.server.caller import Caller
+from crabd.server.line import Place
 
 
 def get_or_create(caller: Caller, params: api.GetOrCreate) -> api.GotOrCreated | Awaitable[api.GotOrCreated]:
@@ -43,11 +43,15 @@ async def load(caller: Caller, params: api.OfSession) -> SessionInfo:
 
 def send(caller: Caller, params: api.Send) -> Awaitable[api.RunResult | api.Accepted]:
     live = caller.runtime.sessions.find_live(params.session)
-    return _load_and_send(caller, params) if live is None else _send(caller, live, params)
+    if live is not None and caller.line.is_empty(params.session):
+        return _send(caller, live, params)
+    return _load_and_send(caller, params, caller.line.take_place(params.session))
 
 
-async def _load_and_send(caller: Caller, params: api.Send) -> api.RunResult | api.Accepted:
-    return await _send(caller, await caller.runtime.sessions.load(params.session), params)
+async def _load_and_send(caller: Caller, params: api.Send, place: Place) -> api.RunResult | api.Accepted:
+    async with place.turn():
+        sending = _send(caller, await caller.runtime.sessions.load(params.session), params)
+    return await sending
 
 
 def _send(caller: Caller, session: Session, params: api.Send) -> Awaitable[api.RunResult | api.Accepted]:
