@@ -185,7 +185,7 @@ class Daemon(Control):
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
-                    await self.reload()
+                    await self._reload_quietly()
                 elif self._stopping.is_set():
                     self._grace.cancel()
                 else:
@@ -219,6 +219,13 @@ class Daemon(Control):
             self._runtime.agents = agents
             log.info("reloaded", agents=len(agents.by_name))
             return api.Reloaded(tuple(sorted(agents.by_name)), (*problems, *agents.problems))
+
+    async def _reload_quietly(self) -> None:
+        """Reload for somebody who gets no answer: what is wrong is in the log."""
+        try:
+            await self.reload()
+        except Exception:
+            log.exception("reload_failed")
 
     def status(self) -> api.DaemonStatus:
         runtime, sessions = self._runtime, self._runtime.sessions

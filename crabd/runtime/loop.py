@@ -21,7 +21,7 @@ from crabd.events import ErrorInfo
 from crabd.messages import StopReason, ToolCall, ToolStatus, Usage, clean_text
 from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent
-from crabd.runtime.prompt import compose_request, estimate_tokens, offers_named
+from crabd.runtime.prompt import compose_request, estimate_tokens
 from crabd.runtime.run import Ask, CallTools, End, Run, Save
 from crabd.runtime.session import Job, Session
 from crabd.runtime.ticket import Outcome, Ticket
@@ -40,7 +40,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Equipment(Struct, frozen=True):
-    """What a run works with, fixed when it starts."""
+    """What a run works with, fixed when it starts; the tools are those its agent may use."""
 
     agent: Agent
     choice: ModelChoice
@@ -153,7 +153,7 @@ class Driver:
             session.meta,
             equipment.choice,
             session.context.messages(),
-            tools=offers_named(offers, equipment.agent.options.tools),
+            tools=offers,
             tool_choice=self._ticket.tool_choice if self._run.rounds == 1 else "auto",
         )
 
@@ -206,6 +206,10 @@ class Driver:
         except StoreError:
             # Said by ``_save``. What the run still had to say waits in the session with the rest.
             await self._advance_to_end()
+        except Exception:
+            # Nothing but a bug comes here, and it must not take the other runs along.
+            log.exception("run_not_closed", session=self._session.id, run=self._run.id)
+            self._store_error = INTERNAL
 
     async def _advance_to_end(self) -> None:
         action, _ = self._run.next_action(self._seconds())

@@ -123,8 +123,3 @@ def _size(message: Message) -> int:
     calls = sum(len(call.name) + len(call.arguments) for call in tool_calls_of(message))
     # Sixteen bytes stand for what a role and its delimiters cost.
     return len(text_of(message).encode()) + calls + 16
-
-
-def offers_named(offers: tuple[ToolOffer, ...], names: tuple[str, ...] | None) -> tuple[ToolOffer, ...]:
-    """Keep the tools an agent may use; null names are all of them."""
-    return offers if names is None else tuple(offer for offer in offers if offer.name in names)

@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Literal
 
+import structlog
 import trio
 from msgspec import UNSET, UnsetType
+from structlog.typing import FilteringBoundLogger
 
 from crabd import events
 from crabd.errors import (
@@ -41,6 +43,8 @@ from crabd.tools.base import Tool
 
 # How long cancelled jobs may take to close their logs before the daemon goes on to stop.
 SETTLE_SECONDS = 8.0
+
+log: FilteringBoundLogger = structlog.get_logger()
 
 WhenBusy = Literal["queue", "steer", "reject"]
 
@@ -292,7 +296,9 @@ class Runtime:
     def _equip(self, session: Session) -> Equipment:
         agent = self.agents.get(session.meta.agent)
         choice = self.models.resolve(session.meta.model or agent.options.model)
-        return Equipment(agent, choice, self._tools)
+        allowed = agent.options.tools
+        tools = {name: tool for name, tool in self._tools.items() if allowed is None or name in allowed}
+        return Equipment(agent, choice, tools)
 
     async def _confirm_queued(self, session: Session, ticket: Ticket) -> None:
         record = MessageQueued(ticket.run, ticket.content, request_key=ticket.request_key)
@@ -335,6 +341,9 @@ class Runtime:
                 result.append(await work())
         except CrabdError as exc:
             result.append(exc)
+        except Exception:
+            log.exception("compaction_failed", session=session.id)
+            result.append(CrabdError("internal error: the daemon's log has the traceback"))
         finally:
             self._release(session, job)
         await session.checkpoint()

@@ -1,6 +1,6 @@
-"""Accepted messages: the ticket of one, from the door to the end of its run, and what became of it at the door.
+"""Accepted messages: what became of one at the door, and its ticket from there to the end of its run.
 
-A ticket knows what was asked and how it ended; who has it run, and where that is written, is not its business.
+A ticket knows what was asked and how it ended; who has it run, and where that is written, is not its affair.
 """
 
 from __future__ import annotations

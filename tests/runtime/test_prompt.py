@@ -26,7 +26,6 @@ from crabd.runtime.prompt import (
     Context,
     compose_request,
     estimate_tokens,
-    offers_named,
     pair_calls,
 )
 from crabd.store.base import Cleared, Compacted, MessageAdded, Record, RunClosed, RunOpened, SessionMeta, Step
@@ -230,9 +229,3 @@ def test_tokens_are_guessed_from_bytes_of_text_calls_and_results() -> None:
     assert plain == call == output == 104
     assert wide == 304
     assert estimate_tokens([]) == 0
-
-
-def test_an_agent_is_offered_the_tools_it_names_or_all() -> None:
-    assert offers_named(OFFERS, None) == OFFERS
-    assert offers_named(OFFERS, ("grep", "gone")) == OFFERS[1:]
-    assert offers_named(OFFERS, ()) == ()

@@ -9,8 +9,10 @@ from typing import TypeVar
 import msgspec
 import pytest
 import trio
+from msgspec import structs
 
 from crabd.errors import (
+    CrabdError,
     NoRun,
     NotFound,
     NothingToCompact,
@@ -712,11 +714,14 @@ async def test_a_log_that_a_crash_left_open_is_closed_before_anybody_asks() -> N
 
 
 class FullLog(InMemoryLog):
-    """A log on a disk that is full until somebody makes room."""
+    """A log on a disk that is full until somebody makes room; ``bug`` is raised in its place."""
 
     is_full = False
+    bug: Exception | None = None
 
     async def append(self, records: Sequence[Record]) -> tuple[Step, ...]:
+        if self.bug is not None:
+            raise self.bug
         if self.is_full:
             raise StoreError("full", "the disk is full: make room")
         return await super().append(records)
@@ -753,3 +758,52 @@ async def test_a_store_that_fails_is_told_and_the_records_are_written_once_when_
         assert after.persisted
         assert texts(history(session)) == ["first", "one", "refused", "second", "two"]
         assert session.unsaved == 0
+
+
+async def test_a_bug_in_the_store_ends_its_run_and_no_other() -> None:
+    gate = trio.Event()
+    async with open_bench([TextChunk("one"), gate, *says()], says("fine"), store=FullStore()) as bench:
+        session, other = await bench.session(), await bench.session("other")
+        log = session.log
+        assert isinstance(log, FullLog)
+        ticket, _ = await bench.accept(session, "first")
+        log.bug = ValueError("a bug")
+
+        gate.set()
+        outcome = await outcome_of(ticket)
+        fine = await bench.ask(other, "hello")
+
+        assert (outcome.stop_reason, outcome.persisted) == ("error", False)
+        assert outcome.error is not None
+        assert outcome.error.kind == "internal"
+        assert fine.text == "fine"
+
+
+async def test_a_bug_in_a_compaction_is_told_and_harms_nothing() -> None:
+    async with open_bench(says("one"), says("summary"), says("fine"), store=FullStore()) as bench:
+        session = await bench.session()
+        log = session.log
+        assert isinstance(log, FullLog)
+        await bench.ask(session, "first")
+        log.bug = ValueError("a bug")
+        with pytest.raises(CrabdError, match="internal error"):
+            await bench.runtime.compact(session, None)
+
+        log.bug = None
+        after = await bench.ask(session, "second")
+
+        assert after.text == "fine"
+
+
+async def test_an_agent_is_offered_its_own_tools_and_cannot_call_others() -> None:
+    own, other = HeldTool("own"), HeldTool("other")
+    async with open_bench(calls("own", "other"), says("done"), tools=[own, other]) as bench:
+        options = structs.replace(DEFAULT_AGENT.options, tools=("own",))
+        bench.runtime.agents = Agents({"crab": structs.replace(DEFAULT_AGENT, options=options)})
+        session = await bench.session()
+
+        await bench.ask(session, "go")
+
+        assert [offer.name for offer in bench.provider.requests[0].tools] == ["own"]
+        results = [message for message in history(session) if isinstance(message, ToolMessage)]
+        assert [(result.name, result.status) for result in results] == [("own", "ok"), ("other", "error")]
