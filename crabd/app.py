@@ -76,6 +76,7 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
             # From READY on a signal means an orderly stop, so somebody listens before that is said.
             await runs.start(daemon.watch_signals)
             runs.start_soon(daemon.feed_watchdog)
+            runs.start_soon(sessions.tidy_up)
             await daemon.serve_clients(listener, lambda: say_ready(manager, ready_fd, recovered))
             runs.cancel_scope.cancel()
 

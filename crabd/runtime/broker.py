@@ -152,6 +152,11 @@ class Topic:
             return None
         return tuple(published.payload for published in self._ring if published.seq > after)
 
+    def forget_past(self) -> None:
+        """Give up what is kept for those who come back; they get a new picture instead."""
+        self._ring.clear()
+        self._ring_bytes = 0
+
     def lagged(self, first: int, last: int) -> bytes:
         """Make the notice of a gap. It bears the number of the last event in the gap."""
         return self._encode(Lagged(first, last), last, None)

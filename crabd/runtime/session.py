@@ -80,6 +80,8 @@ class Session:
         self.waiting: deque[Ticket] = deque()
         self.job: Job | None = None
         self.end: Literal["closed", "deleted"] | None = None
+        # In the clock of the event loop: when somebody asked for the session last.
+        self.used_at = trio.current_time()
         self._tickets = recall_tickets(loaded.steps)
         self._next_run = 1 + max((int(run[1:]) for run in _runs_of(loaded.steps)), default=0)
         self._unsaved: list[Record] = []
@@ -101,6 +103,12 @@ class Session:
     def run(self) -> Run | None:
         """The run that is going, if one is."""
         return self.job.run if self.job else None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is going, waits or is being written: the log has all there is."""
+        is_working = self.job is not None or self.waiting or self._unsaved or self._save_lock.locked()
+        return not is_working and self.end is None
 
     @property
     def unsaved(self) -> int:

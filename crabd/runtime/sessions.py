@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import structlog
+import trio
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
@@ -20,6 +21,12 @@ from crabd.runtime.router import Identity, Router, choose_stored
 from crabd.runtime.session import Session, describe
 from crabd.runtime.waiting import cancel_waiting
 from crabd.store.base import Loaded, SessionMeta, Store
+
+# A person who comes back within this finds the session warm; loading one takes milliseconds anyway.
+IDLE_SECONDS = 15 * 60.0
+# What the logs of live sessions may weigh together. In memory they take about twice as much.
+LIVE_BYTES = 64 * 1024 * 1024
+TIDY_SECONDS = 60.0
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -62,7 +69,10 @@ class Sessions:
     def find_live(self, session: str) -> Session | None:
         """Find a session in memory that is not on its way out."""
         found = self._live.get(session)
-        return found if found is not None and found.end is None else None
+        if found is None or found.end is not None:
+            return None
+        found.used_at = trio.current_time()
+        return found
 
     async def load(self, session: str) -> Session:
         """Find a session, reading it from the store if need be.
@@ -97,7 +107,7 @@ class Sessions:
             if found is not None:
                 return found, False
             store = self._scratch if identity.is_ephemeral else self._store
-            stored = choose_stored(store.metas(), identity, topic)
+            stored = self._active_meta(identity, topic) or choose_stored(store.metas(), identity, topic)
             if stored is not None:
                 session = await self.load(stored.id)
             else:
@@ -141,6 +151,28 @@ class Sessions:
                 raise NotFound("session", session)
             self._broker.drop(session)
 
+    async def tidy_up(self) -> None:
+        """Unload sessions that nobody uses, every so often; runs until cancelled."""
+        while True:
+            await trio.sleep(TIDY_SECONDS)
+            await self.unload_idle(max_age=IDLE_SECONDS, max_bytes=LIVE_BYTES)
+
+    async def unload_idle(self, *, max_age: float, max_bytes: int) -> int:
+        """Unload what was not used for ``max_age`` seconds, and the longest unused above ``max_bytes``.
+
+        Nobody notices: the next call loads the session, and it is still its identity's active one. Returns
+        how many went. Ephemeral sessions stay, for they are nowhere else.
+        """
+        at_rest = [session for session in self.live() if session.is_at_rest and not session.is_ephemeral]
+        excess = sum(session.log.size for session in self.live()) - max_bytes
+        idle: list[Session] = []
+        for session in sorted(at_rest, key=lambda session: session.used_at):
+            if excess <= 0 and trio.current_time() - session.used_at < max_age:
+                break
+            excess -= session.log.size
+            idle.append(session)
+        return sum([await self._let_go(session) for session in idle])
+
     async def aclose(self) -> None:
         """Close all logs; the sessions are not to be used any more."""
         for session in self.live():
@@ -178,6 +210,24 @@ class Sessions:
         for meta in (*self._store.metas(), *self._scratch.metas()):
             found = self.find_live(meta.id)
             yield self.info(found) if found is not None else self._describe_stored(meta)
+
+    async def _let_go(self, session: Session) -> bool:
+        async with self._router.lock(session.id):
+            # Somebody may have come for it, or deleted it, while others were let go.
+            if not session.is_at_rest:
+                return False
+            # From here on whoever asks for it waits for the lock, and loads it.
+            session.end = "closed"
+            await session.aclose()
+            session.topic.forget_past()
+            del self._live[session.id]
+            return True
+
+    def _active_meta(self, identity: Identity, topic: str | None) -> SessionMeta | None:
+        """Look up the identity's active session, which may have been unloaded meanwhile."""
+        active = self._router.active(identity)
+        meta = self._store.meta(active) if active is not None else None
+        return meta if meta is not None and topic in (None, meta.topic) else None
 
     def _adopt(self, loaded: Loaded) -> Session:
         id_ = loaded.log.meta.id

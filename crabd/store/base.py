@@ -197,6 +197,11 @@ class SessionLog(Protocol):
         """What the records acknowledged so far add up to."""
         ...
 
+    @property
+    def size(self) -> int:
+        """How many bytes the acknowledged records take, about."""
+        ...
+
     async def append(self, records: Sequence[Record]) -> tuple[Step, ...]:
         """Write records, all or none, and return them as numbered steps once they are durable.
 

@@ -189,6 +189,10 @@ class JournalLog(SessionLog):
     def meta(self) -> SessionMeta:
         return self._meta
 
+    @property
+    def size(self) -> int:
+        return self._file.size
+
     async def append(self, records: Sequence[Record]) -> tuple[Step, ...]:
         self._refuse_if_closed()
         if not records:

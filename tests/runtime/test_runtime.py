@@ -807,3 +807,50 @@ async def test_an_agent_is_offered_its_own_tools_and_cannot_call_others() -> Non
         assert [offer.name for offer in bench.provider.requests[0].tools] == ["own"]
         results = [message for message in history(session) if isinstance(message, ToolMessage)]
         assert [(result.name, result.status) for result in results] == [("own", "ok"), ("other", "error")]
+
+
+async def test_idle_sessions_leave_memory_and_come_back_unnoticed() -> None:
+    async with open_bench(says("one"), says("two")) as bench:
+        sessions = bench.runtime.sessions
+        session = await bench.session()
+        await bench.runtime.get_or_create(Identity("crab", "user"), topic="later", description=None, cwd=None)
+        active = await bench.runtime.get_or_create(
+            Identity("crab", "user"), topic=None, description=None, cwd=None
+        )
+        await bench.ask(session, "first")
+        seen = len(bench.events)
+        await until(lambda: session.is_at_rest)
+
+        gone = await sessions.unload_idle(max_age=0, max_bytes=0)
+        again = await bench.session()
+        outcome = await bench.ask(await sessions.load(session.id), "second")
+
+        assert gone == 2
+        assert sessions.live() == (again, sessions.find_live(session.id))
+        assert again.id == active[0].id != session.id
+        assert "session_closed" not in bench.types()
+        assert outcome.run == "r2"
+        assert bench.events[seen]["seq"] == seen + 1
+        assert texts(bench.provider.requests[1].messages) == ["first", "one", "second"]
+
+
+async def test_only_sessions_at_rest_leave_memory_and_the_longest_unused_first() -> None:
+    async with open_bench([TextChunk("half"), trio.Event()]) as bench:
+        sessions = bench.runtime.sessions
+        running, old, new = [await bench.session(name) for name in ("running", "old", "new")]
+        ephemeral, _ = await bench.runtime.get_or_create(
+            Identity("crab", "user", is_ephemeral=True), topic=None, description=None, cwd=None
+        )
+        await bench.accept(running, "go")
+        new.used_at, old.used_at = 2.0, 1.0
+
+        spared = await sessions.unload_idle(max_age=float("inf"), max_bytes=1_000_000)
+        one = await sessions.unload_idle(
+            max_age=float("inf"), max_bytes=sum(session.log.size for session in sessions.live()) - 1
+        )
+        left_after_one = sessions.live()
+        rest = await sessions.unload_idle(max_age=0, max_bytes=0)
+
+        assert (spared, one, rest) == (0, 1, 1)
+        assert left_after_one == (running, new, ephemeral)
+        assert sessions.live() == (running, ephemeral)
