@@ -132,7 +132,7 @@ def wrap_event(event: bytes) -> bytes:
 
 def say_ready(manager: ServiceManager, ready_fd: int | None, recovered: int) -> None:
     """Tell whoever started us that clients are served from now on."""
-    manager.notify("READY=1")
+    manager.notify("READY=1", "STATUS=serving")
     if ready_fd is not None:
         os.write(ready_fd, b"READY\n")
         os.close(ready_fd)
@@ -173,7 +173,7 @@ class Daemon(Control):
                 await self._stopping.wait()
                 door.cancel_scope.cancel()
             listener.stop()
-            self._manager.notify("STOPPING=1")
+            self._manager.notify("STOPPING=1", f"STATUS=letting {self._runtime.running} runs finish")
             log.info("stopping", runs=self._runtime.running, clients=len(self._clients))
             await self._runtime.drain(self._grace)
             await self._clients.aclose()
@@ -206,20 +206,27 @@ class Daemon(Control):
 
     async def reload(self) -> api.Reloaded:
         async with self._reloading:
-            problems: list[str] = []
+            self._manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                settings = await trio.to_thread.run_sync(read_settings, self._places.config)
-                self._models.configure(settings.providers, settings.model)
-                await self._models.detect()
-                configure_logging(settings.log_level)
-                self._settings = settings
-            except ConfigError as exc:
-                problems.append(str(exc))
-                log.warning("configuration_left_out", problem=str(exc))
-            agents = await load_agents_of(self._places, self._runtime.agents)
-            self._runtime.agents = agents
-            log.info("reloaded", agents=len(agents.by_name))
-            return api.Reloaded(tuple(sorted(agents.by_name)), (*problems, *agents.problems))
+                return await self._read_again()
+            finally:
+                self._manager.notify("READY=1")
+
+    async def _read_again(self) -> api.Reloaded:
+        problems: list[str] = []
+        try:
+            settings = await trio.to_thread.run_sync(read_settings, self._places.config)
+            self._models.configure(settings.providers, settings.model)
+            await self._models.detect()
+            configure_logging(settings.log_level)
+            self._settings = settings
+        except ConfigError as exc:
+            problems.append(str(exc))
+            log.warning("configuration_left_out", problem=str(exc))
+        agents = await load_agents_of(self._places, self._runtime.agents)
+        self._runtime.agents = agents
+        log.info("reloaded", agents=len(agents.by_name))
+        return api.Reloaded(tuple(sorted(agents.by_name)), (*problems, *agents.problems))
 
     async def _reload_quietly(self) -> None:
         """Reload for somebody who gets no answer: what is wrong is in the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -260,10 +261,15 @@ async def test_the_environment_of_the_service_manager_is_spoken_to(home: Home) -
     with manager, trio.fail_after(PATIENCE):
         async with start_daemon(home) as daemon:
             ready = await manager.recv(4096)
+            daemon.process.send_signal(signal.SIGHUP)
+            reloading = [await manager.recv(4096) for _ in range(2)]
             exit_code = await daemon.stop()
             stopping = await manager.recv(4096)
 
-        assert (ready, exit_code, stopping) == (b"READY=1", 0, b"STOPPING=1")
+        assert ready == b"READY=1\nSTATUS=serving"
+        assert reloading[0].startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert reloading[1] == b"READY=1"
+        assert (exit_code, stopping) == (0, b"STOPPING=1\nSTATUS=letting 0 runs finish")
 
 
 async def run_crabd(home: Home, *flags: str) -> subprocess.CompletedProcess[bytes]:
