@@ -226,10 +226,14 @@ AnyEvent: TypeAlias = (
 
 
 class Envelope(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What every event carries besides its own fields; on the wire the two are one flat object."""
+    """What every event carries besides its own fields; on the wire the two are one flat object.
+
+    Deltas that a slow subscriber gets as one stand for the events ``merged_from`` … ``seq``.
+    """
 
     session: str
     epoch: str
     seq: int
     at: datetime
     run: str | UnsetType = field(default=UNSET)
+    merged_from: int | UnsetType = field(default=UNSET)

@@ -23,7 +23,7 @@ def test_no_event_has_a_field_of_the_envelope(event: type[msgspec.Struct]) -> No
 
     own = {field.encode_name for field in msgspec.structs.fields(event)}
 
-    assert taken == {"session", "epoch", "seq", "at", "run", "type"}
+    assert taken == {"session", "epoch", "seq", "at", "run", "merged_from", "type"}
     assert own & taken == set()
 
 

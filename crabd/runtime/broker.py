@@ -7,21 +7,25 @@ is told which it lost. Nothing here awaits: an event leaves in the wake-up in wh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from crabd.events import AnyEvent, Envelope, Lagged, RunEnded
+from crabd.events import AnyEvent, Envelope, Lagged, RunEnded, TextDelta, ThinkingDelta
 from crabd.messages import utc_now
 
 # What a session keeps for a client that reconnects: some thousand deltas, or a long answer.
 RING_BYTES = 256 * 1024
-# Unsent bytes at which a subscriber counts as slow: some thousand deltas that came in one burst.
+# Unsent bytes above which deltas are put together before they are sent. A link says when it has fallen to
+# this again (``drained``), so what is held goes out even if nothing more comes.
+MERGE_BACKLOG = 256 * 1024
+# Unsent bytes above which a subscriber loses events.
 MAX_BACKLOG = 1024 * 1024
 # A client that waits for these would wait for ever, so even a slow one gets them.
 NEVER_DROPPED = (RunEnded,)
+DELTAS = (TextDelta, ThinkingDelta)
 
 _encoder = msgspec.json.Encoder()
 
@@ -40,7 +44,11 @@ class Subscriber(Protocol):
 
 
 class Published(Struct, frozen=True, gc=False):
+    """An event that was told: its number, what it is, and how it goes on the wire."""
+
     seq: int
+    event: AnyEvent
+    run: str | None
     payload: bytes
 
 
@@ -82,6 +90,13 @@ class Broker:
         for topic in self._topics.values():
             topic.forget(subscriber)
 
+    def drained(self, subscriber: Subscriber) -> None:
+        """Send a subscriber what is held for it: its backlog has fallen to ``MERGE_BACKLOG``."""
+        if subscriber in self.watchers:
+            self.watchers[subscriber].flush()
+        for topic in self._topics.values():
+            topic.drained(subscriber)
+
     def drop(self, session: str) -> None:
         """Forget the topic of a session that was deleted."""
         self._topics.pop(session, None)
@@ -106,11 +121,10 @@ class Topic:
     def publish(self, event: AnyEvent, run: str | None = None) -> int:
         """Number an event, keep it and give it to everybody; returns its number."""
         self.seq += 1
-        published = Published(self.seq, self._encode(event, self.seq, run))
+        published = Published(self.seq, event, run, self._encode(event, self.seq, run))
         self._keep(published)
-        is_never_dropped = isinstance(event, NEVER_DROPPED)
         for subscription in self._listeners(run):
-            subscription.offer(self, published, is_never_dropped)
+            subscription.offer(self, published)
         return self.seq
 
     def subscribe(self, subscriber: Subscriber) -> bool:
@@ -142,7 +156,7 @@ class Topic:
 
     def forget(self, subscriber: Subscriber) -> None:
         """Undo everything for a subscriber that is gone."""
-        self.unsubscribe(subscriber)
+        self._subscriptions.pop(subscriber, None)
         self._followers = {key: kept for key, kept in self._followers.items() if key[0] is not subscriber}
 
     def missed(self, after: int) -> tuple[bytes, ...] | None:
@@ -156,6 +170,21 @@ class Topic:
         """Give up what is kept for those who come back; they get a new picture instead."""
         self._ring.clear()
         self._ring_bytes = 0
+
+    def drained(self, subscriber: Subscriber) -> None:
+        """Send a subscriber what is held for it."""
+        mine = [kept.subscription for (who, _), kept in self._followers.items() if who is subscriber]
+        if subscriber in self._subscriptions:
+            mine.append(self._subscriptions[subscriber])
+        for subscription in mine:
+            subscription.flush()
+
+    def merged(self, deltas: Sequence[Published]) -> bytes:
+        """Make one event of adjacent deltas of a kind. It bears the number of the last."""
+        first, last = deltas[0], deltas[-1]
+        text = "".join(delta.event.text for delta in deltas if isinstance(delta.event, DELTAS))
+        event = TextDelta(text) if isinstance(first.event, TextDelta) else ThinkingDelta(text)
+        return self._encode(event, last.seq, last.run, first=first.seq)
 
     def lagged(self, first: int, last: int) -> bytes:
         """Make the notice of a gap. It bears the number of the last event in the gap."""
@@ -178,34 +207,81 @@ class Topic:
         while self._ring_bytes > RING_BYTES and len(self._ring) > 1:
             self._ring_bytes -= len(self._ring.popleft().payload)
 
-    def _encode(self, event: AnyEvent, seq: int, run: str | None) -> bytes:
-        envelope = Envelope(self.session, self._broker.epoch, seq, utc_now(), UNSET if run is None else run)
+    def _encode(self, event: AnyEvent, seq: int, run: str | None, *, first: int | UnsetType = UNSET) -> bytes:
+        run_or_none = UNSET if run is None else run
+        envelope = Envelope(self.session, self._broker.epoch, seq, utc_now(), run_or_none, first)
         # Two objects become one flat one: the envelope without its brace, the event without its own.
         head, body = _encoder.encode(envelope), _encoder.encode(event)
         return self._wrap(b"%b,%b" % (head[:-1], body[1:]))
 
 
 class Subscription:
-    """One subscriber's place in the stream: it keeps up, or it has a gap for each topic it fell behind in."""
+    """One subscriber's place in the stream.
+
+    It keeps up; or deltas are held for it, to be sent as one; or it has a gap in each topic that it lost
+    events of.
+    """
 
     def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber
         self._gaps: dict[str, int] = {}
+        self._held: list[Published] = []
+        self._held_bytes = 0
+        self._held_of: Topic | None = None
 
     def catch_up(self, topic: Topic) -> None:
-        """Forget a gap: what was missed has been made up for."""
+        """Forget what was held and missed: it has been made up for."""
         self._gaps.pop(topic.session, None)
+        if self._held_of is topic:
+            self._let_go()
 
-    def offer(self, topic: Topic, published: Published, is_never_dropped: bool) -> None:
-        """Give the subscriber an event, or note that it missed it."""
-        is_slow = self._subscriber.backlog > MAX_BACKLOG
-        if is_slow and not is_never_dropped:
-            self._gaps.setdefault(topic.session, published.seq)
+    def offer(self, topic: Topic, published: Published) -> None:
+        """Give the subscriber an event, hold it, or note that it missed it."""
+        if self._held_of is not None and not self._continues(topic, published):
+            self.flush()
+        backlog = self._subscriber.backlog + self._held_bytes
+        # Once behind, it has to draw level before it gets more: one notice for all of a gap.
+        limit = MERGE_BACKLOG if topic.session in self._gaps else MAX_BACKLOG
+        if backlog > limit and not isinstance(published.event, NEVER_DROPPED):
+            self._miss(topic, published)
             return
+        self._close_gap(topic, published.seq - 1)
+        if backlog > MERGE_BACKLOG and isinstance(published.event, DELTAS):
+            self._hold(topic, published)
+        else:
+            self.flush()
+            self._subscriber.post(published.payload)
+
+    def flush(self) -> None:
+        """Send what is held, as one event."""
+        if self._held_of is not None:
+            topic, held = self._held_of, self._let_go()
+            self._subscriber.post(topic.merged(held) if len(held) > 1 else held[0].payload)
+
+    def _continues(self, topic: Topic, published: Published) -> bool:
+        """Tell whether an event is a delta that goes on where the held ones end."""
+        last = self._held[-1]
+        is_alike = type(published.event) is type(last.event) and published.run == last.run
+        return is_alike and topic is self._held_of
+
+    def _hold(self, topic: Topic, published: Published) -> None:
+        self._held_of = topic
+        self._held.append(published)
+        self._held_bytes += len(published.payload)
+
+    def _let_go(self) -> list[Published]:
+        held = self._held
+        self._held, self._held_bytes, self._held_of = [], 0, None
+        return held
+
+    def _miss(self, topic: Topic, published: Published) -> None:
+        held = self._let_go()
+        self._gaps.setdefault(topic.session, held[0].seq if held else published.seq)
+
+    def _close_gap(self, topic: Topic, last: int) -> None:
         first = self._gaps.pop(topic.session, None)
         if first is not None:
-            self._subscriber.post(topic.lagged(first, published.seq - 1))
-        self._subscriber.post(published.payload)
+            self._subscriber.post(topic.lagged(first, last))
 
 
 class Follower:

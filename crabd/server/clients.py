@@ -55,7 +55,12 @@ class Clients:
         def take_notification(method: str, params: Raw) -> None:
             self._take_notification(caller, method, params)
 
-        peer = Peer(sock, take_request, on_notification=take_notification)
+        peer = Peer(
+            sock,
+            take_request,
+            on_notification=take_notification,
+            on_drained=lambda: self._runtime.broker.drained(peer),
+        )
         caller = Caller(self._runtime, self._control, peer)
         self._peers.add(peer)
         try:

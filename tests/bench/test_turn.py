@@ -120,7 +120,7 @@ def results(lines: Sequence[bytes]) -> list[dict[str, Any]]:
 def count_missed(lines: Sequence[bytes]) -> int:
     """Count the events that a gap stands for, and make sure that none is missing without one."""
     shown = [msgspec.json.decode(line)["params"] for line in lines if not line.startswith(ANSWER)]
-    spans = [(event.get("from", event["seq"]), event["seq"]) for event in shown]
+    spans = [(event.get("merged_from", event.get("from", event["seq"])), event["seq"]) for event in shown]
     assert all(first == last + 1 for (_, last), (first, _) in pairwise(spans))
     return sum(event["to"] - event["from"] + 1 for event in shown if event["type"] == "lagged")
 

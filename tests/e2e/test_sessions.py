@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 
+import msgspec
 import pytest
 import trio
 
@@ -339,3 +341,28 @@ async def test_messages_to_a_session_that_has_to_be_loaded_run_in_the_order_they
 
         assert [result["text"] for result in results] == [str(i) for i in range(9)]
         assert [result["run"] for result in results] == [f"r{i}" for i in range(1, 10)]
+
+
+async def test_a_client_that_does_not_read_harms_nobody_and_learns_what_it_lost(daemon: Daemon) -> None:
+    client = await daemon.connect()
+    session = (await get_or_create(client))["id"]
+    deaf = await trio.open_unix_socket(str(daemon.home.socket))
+    subscribe = {"jsonrpc": "2.0", "id": 1, "method": "session/subscribe", "params": {"session": session}}
+    await deaf.send_all(msgspec.json.encode(subscribe) + b"\n")
+    words = " ".join(f"word{i}" for i in range(20_000))
+
+    result = await client.call("session/send", session=session, content=f"echo {words}", events=False)
+    with trio.fail_after(PATIENCE):
+        heard = b""
+        while b'"run_ended"' not in heard:
+            heard += await deaf.receive_some()
+    await deaf.aclose()
+
+    events = [
+        msgspec.json.decode(line)["params"] for line in heard.splitlines() if b'"session/event"' in line
+    ]
+    spans = [(e.get("merged_from", e.get("from", e["seq"])), e["seq"]) for e in events]
+    assert result["text"] == words
+    assert all(first == last + 1 for (_, last), (first, _) in pairwise(spans))
+    assert spans[-1][1] == result["last_seq"]
+    assert len(events) < result["last_seq"]

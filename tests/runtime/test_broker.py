@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from crabd.events import AnyEvent, RunEnded, TextDelta, TextStart
+from crabd.events import AnyEvent, RunEnded, TextDelta, TextEnd, TextStart, ThinkingDelta
 from crabd.messages import Usage
-from crabd.runtime.broker import MAX_BACKLOG, RING_BYTES, Broker, Topic
+from crabd.runtime.broker import MAX_BACKLOG, MERGE_BACKLOG, RING_BYTES, Broker, Topic
 
 ENDED = RunEnded("end_turn", Usage(), True)
 # So large that only a handful are kept.
@@ -329,3 +329,84 @@ def test_the_topic_of_a_deleted_session_is_forgotten() -> None:
     broker.drop("a_b_2")
 
     assert broker.seq("a_b_1") == 0
+
+
+def test_adjacent_deltas_of_a_slow_subscriber_are_sent_as_one() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    reader.backlog = MERGE_BACKLOG + 1
+
+    publish(topic, TextDelta("a"), TextDelta("b"), TextDelta("c"), TextEnd())
+    publish(topic, ThinkingDelta("d"), TextDelta("e"))
+    events = [told(payload) for payload in reader.payloads]
+
+    assert [(event["type"], event["seq"]) for event in events] == [
+        ("text_delta", 3),
+        ("text_end", 4),
+        ("thinking_delta", 5),
+    ]
+    assert (events[0]["text"], events[0]["merged_from"]) == ("abc", 1)
+    assert "merged_from" not in events[2]
+
+
+def test_deltas_of_different_runs_and_sessions_are_not_put_together() -> None:
+    reader, broker = Reader(), open_broker()
+    broker.watch(reader)
+    reader.backlog = MERGE_BACKLOG + 1
+    one, two = broker.topic("a_b_1"), broker.topic("a_b_2")
+
+    one.publish(TextDelta("a"), "r1")
+    one.publish(TextDelta("b"), "r2")
+    two.publish(TextDelta("c"), "r2")
+    two.publish(TextEnd(), "r2")
+
+    assert [told(payload).get("text") for payload in reader.payloads] == ["a", "b", "c", None]
+
+
+@pytest.mark.parametrize("how", ["subscribe", "watch", "follow"])
+def test_what_is_held_goes_out_when_the_link_has_drained(how: str) -> None:
+    reader, broker = Reader(), open_broker()
+    topic = broker.topic("a_b_1")
+    match how:
+        case "subscribe":
+            topic.subscribe(reader)
+        case "watch":
+            broker.watch(reader)
+        case _:
+            topic.follow(reader, "r1")
+    reader.backlog = MERGE_BACKLOG + 1
+    topic.publish(TextDelta("a"), "r1")
+    topic.publish(TextDelta("b"), "r1")
+    assert reader.payloads == []
+
+    broker.drained(reader)
+    broker.drained(reader)
+
+    assert [told(payload)["text"] for payload in reader.payloads] == ["ab"]
+
+
+def test_what_is_held_is_bounded_and_becomes_part_of_the_gap() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    reader.backlog = MERGE_BACKLOG + 1
+    text = "x" * 100_000
+
+    publish(topic, *(TextDelta(text) for _ in range(20)))
+    reader.backlog = 0
+    publish(topic, TextEnd())
+
+    lagged, end = (told(payload) for payload in reader.payloads)
+    assert (lagged["type"], lagged["from"], lagged["to"], end["seq"]) == ("lagged", 1, 20, 21)
+
+
+def test_a_new_picture_stands_for_what_was_held() -> None:
+    reader, topic = Reader(), open_broker().topic("a_b_1")
+    topic.subscribe(reader)
+    reader.backlog = MERGE_BACKLOG + 1
+    publish(topic, TextDelta("a"))
+
+    topic.subscribe(reader)
+    reader.backlog = 0
+    publish(topic, TextDelta("b"))
+
+    assert [told(payload)["text"] for payload in reader.payloads] == ["b"]
