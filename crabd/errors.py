@@ -2,7 +2,6 @@
 
     CrabdError
     ├── BadRequest       -32602  well-formed, but means nothing here
-    ├── Overloaded       -32001  a bound is reached, try again later
     ├── NotFound         -32002  no such session, agent, model
     ├── Refused          -32003  not allowed now
     │   └── SessionPaused
@@ -74,20 +73,6 @@ class BadRequest(CrabdError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
-
-
-class Overloaded(CrabdError):
-    """A bound of the daemon is reached; the same request may pass later."""
-
-    code = OVERLOADED
-    kind = "overloaded"
-
-    def __init__(self, what: str, limit: int) -> None:
-        self.what = what
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return f"too many {self.what} (the limit is {self.limit}): try again later"
 
 
 class NotFound(CrabdError):

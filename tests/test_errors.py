@@ -16,7 +16,6 @@ from crabd.errors import (
     NoRun,
     NotFound,
     NothingToCompact,
-    Overloaded,
     ProviderError,
     QueueFull,
     Refused,
@@ -35,12 +34,6 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
         -32602,
         {"kind": "invalid_params", "path": "$.session", "problem": "name one"},
         "$.session: name one",
-    ),
-    (
-        Overloaded("requests", 64),
-        -32001,
-        {"kind": "overloaded", "what": "requests", "limit": 64},
-        "too many requests (the limit is 64): try again later",
     ),
     (
         NotFound("agent", "bob"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from crabd.api.daemon import DaemonStatus, Reloaded, ShutdownStarted
@@ -36,6 +35,3 @@ class Caller:
         self.subscriber = subscriber
         # Messages to sessions that have to be loaded first.
         self.line = Line()
-
-
-Handler = Callable[[Caller, object], object | Awaitable[object]]
