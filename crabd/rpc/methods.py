@@ -15,6 +15,7 @@ R = TypeVar("R")
 
 # Clients spell "no parameters" in all these ways: Emacs sends null, Lua an empty array.
 NO_PARAMS = (b"", b"null", b"[]", b"{}")
+MAX_NO_PARAMS = max(map(len, NO_PARAMS))
 
 
 class InvalidParamsError(Exception):
@@ -42,9 +43,10 @@ class Method(Struct, Generic[P, R], frozen=True):
         Raises:
           InvalidParamsError: a wrong type, a missing or an unknown field, with its path.
         """
-        data = bytes(raw)
+        # Looked at before it is copied: parameters may be as large as a message.
+        has_none = len(raw) <= MAX_NO_PARAMS and bytes(raw) in NO_PARAMS
         try:
-            decoded: P = _decoder_of(self.params).decode(b"{}" if data in NO_PARAMS else data)
+            decoded: P = _decoder_of(self.params).decode(b"{}" if has_none else raw)
         except msgspec.ValidationError as exc:
             raise InvalidParamsError(*_locate(str(exc))) from exc
         return decoded

@@ -63,6 +63,8 @@ class Broker:
         self.watchers: dict[Subscriber, Subscription] = {}
         self._wrap = wrap
         self._topics: dict[str, Topic] = {}
+        # The topics each subscriber has ever joined: one that leaves must not cost a look at all there are.
+        self._joined: dict[Subscriber, set[Topic]] = {}
 
     def topic(self, session: str) -> Topic:
         """Get a session's topic. It outlasts the session's unloading, so that its numbers go on."""
@@ -87,19 +89,26 @@ class Broker:
     def forget(self, subscriber: Subscriber) -> None:
         """Undo all subscriptions of a subscriber that is gone."""
         self.unwatch(subscriber)
-        for topic in self._topics.values():
+        for topic in self._joined.pop(subscriber, ()):
             topic.forget(subscriber)
 
     def drained(self, subscriber: Subscriber) -> None:
         """Send a subscriber what is held for it: its backlog has fallen to ``MERGE_BACKLOG``."""
         if subscriber in self.watchers:
             self.watchers[subscriber].flush()
-        for topic in self._topics.values():
+        for topic in self._joined.get(subscriber, ()):
             topic.drained(subscriber)
+
+    def join(self, subscriber: Subscriber, topic: Topic) -> None:
+        """Note that a subscriber has to do with a topic, for ``drained`` and ``forget``."""
+        self._joined.setdefault(subscriber, set()).add(topic)
 
     def drop(self, session: str) -> None:
         """Forget the topic of a session that was deleted."""
-        self._topics.pop(session, None)
+        topic = self._topics.pop(session, None)
+        if topic is not None:
+            for joined in self._joined.values():
+                joined.discard(topic)
 
 
 class Topic:
@@ -134,6 +143,7 @@ class Topic:
             # It has just drawn a new picture, which closes whatever gap it had.
             known.catch_up(self)
             return False
+        self._broker.join(subscriber, self)
         self._subscriptions[subscriber] = Subscription(subscriber)
         return True
 
@@ -143,6 +153,7 @@ class Topic:
 
     def follow(self, subscriber: Subscriber, run: str) -> None:
         """Give a subscriber the events of one run, each once; ``unfollow`` as often as this."""
+        self._broker.join(subscriber, self)
         follower = self._followers.setdefault((subscriber, run), Follower(Subscription(subscriber)))
         follower.count += 1
 

@@ -24,7 +24,7 @@ from crabd.runtime.agents import Agent
 from crabd.runtime.prompt import compose_request, estimate_tokens
 from crabd.runtime.run import Ask, CallTools, End, Run, Save
 from crabd.runtime.session import Job, Session
-from crabd.runtime.ticket import Outcome, Ticket
+from crabd.runtime.ticket import Ticket
 from crabd.store.base import ModelCalled, Partial, Record
 from crabd.tools.base import Tool, ToolContext, ToolOutcome
 
@@ -230,18 +230,8 @@ class Driver:
         # An answer that may not be there tomorrow is no success, whatever the model made of it.
         reason = run.stop_reason if self._store_error is None else "error"
         error = self._store_error or run.error
-        last = self._session.topic.publish(events.RunEnded(reason, run.usage, persisted, error), run.id)
-        self._ticket.settle(
-            Outcome(
-                run=run.id,
-                stop_reason=reason,
-                text=run.text,
-                usage=run.usage,
-                persisted=persisted,
-                error=error,
-                first_seq=self._ticket.first_seq,
-                last_seq=last,
-            )
+        self._session.settle(
+            self._ticket, reason, persisted=persisted, text=run.text, usage=run.usage, error=error
         )
 
     def _publish(self, seen: Sequence[events.AnyEvent]) -> None:

@@ -20,7 +20,6 @@ from crabd.errors import (
     NoRun,
     NothingToCompact,
     RequestCancelled,
-    SessionBusy,
     SessionPaused,
     ShuttingDown,
     StoreError,
@@ -30,7 +29,7 @@ from crabd.providers.base import Models
 from crabd.runtime.agents import Agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.compaction import plan_cut
-from crabd.runtime.loop import Driver, Equipment
+from crabd.runtime.loop import INTERNAL, Driver, Equipment
 from crabd.runtime.router import Identity
 from crabd.runtime.run import Run
 from crabd.runtime.session import Job, Session
@@ -119,9 +118,7 @@ class Runtime:
             raise SessionPaused(session.id)
         job = session.job
         if job is not None and when_busy == "reject":
-            raise SessionBusy(
-                session.id, job.run.id if job.run else None, "wait for it, or queue the message"
-            )
+            raise session.busy("wait for it, or queue the message")
         if job is not None and job.ticket and job.run and job.run.is_steerable and when_busy == "steer":
             steering = self.admit_steer(session, content, request_key)
             session.remember(request_key, job.ticket)
@@ -289,9 +286,7 @@ class Runtime:
 
     def _refuse_when_busy(self, session: Session) -> None:
         if session.job is not None:
-            raise SessionBusy(
-                session.id, session.run.id if session.run else None, "wait for it, or cancel it"
-            )
+            raise session.busy("wait for it, or cancel it")
 
     def _equip(self, session: Session) -> Equipment:
         agent = self.agents.get(session.meta.agent)
@@ -343,7 +338,7 @@ class Runtime:
             result.append(exc)
         except Exception:
             log.exception("compaction_failed", session=session.id)
-            result.append(CrabdError("internal error: the daemon's log has the traceback"))
+            result.append(CrabdError(INTERNAL.message))
         finally:
             self._release(session, job)
         await session.checkpoint()

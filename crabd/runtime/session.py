@@ -18,13 +18,13 @@ from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import QueueFull, StoreError
+from crabd.errors import QueueFull, SessionBusy, StoreError
 from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
-from crabd.messages import Message, UserBlock, utc_now
+from crabd.messages import Message, StopReason, Usage, UserBlock, utc_now
 from crabd.runtime.broker import Topic
 from crabd.runtime.prompt import Context
 from crabd.runtime.run import Run
-from crabd.runtime.ticket import MAX_KEYS, Ticket, recall_tickets
+from crabd.runtime.ticket import MAX_KEYS, Outcome, Ticket, recall_tickets
 from crabd.store.base import (
     Loaded,
     MessageAdded,
@@ -40,6 +40,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 # Messages that may wait for a busy session.
 MAX_WAITING = 16
+NO_USAGE = Usage()
 
 
 class StoredMessage(Struct, frozen=True, gc=False):
@@ -203,6 +204,35 @@ class Session:
             self.waiting.remove(ticket)
         if ticket.request_key:
             self._tickets.pop(ticket.request_key, None)
+
+    def settle(
+        self,
+        ticket: Ticket,
+        reason: StopReason,
+        *,
+        persisted: bool,
+        text: str = "",
+        usage: Usage = NO_USAGE,
+        error: ErrorInfo | None = None,
+    ) -> None:
+        """Announce how a run ended, and tell everybody who waits for it."""
+        last = self.topic.publish(events.RunEnded(reason, usage, persisted, error), ticket.run)
+        ticket.settle(
+            Outcome(
+                run=ticket.run,
+                stop_reason=reason,
+                text=text,
+                usage=usage,
+                persisted=persisted,
+                error=error,
+                first_seq=ticket.first_seq,
+                last_seq=last,
+            )
+        )
+
+    def busy(self, advice: str) -> SessionBusy:
+        """Make the refusal of what does not go together with what is going."""
+        return SessionBusy(self.id, self.run.id if self.run else None, advice)
 
     def info(self, *, is_active: bool) -> SessionInfo:
         """Describe the session at a glance."""

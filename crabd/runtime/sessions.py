@@ -13,7 +13,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import NotFound, SessionBusy, StoreError
+from crabd.errors import NotFound, StoreError
 from crabd.events import SessionInfo, SessionState, Snapshot
 from crabd.runtime.broker import Broker
 from crabd.runtime.recovery import close_interrupted
@@ -129,7 +129,7 @@ class Sessions:
             self.meta(session)
             return False
         if (found.job is not None or found.waiting) and not cancel:
-            raise SessionBusy(session, found.run.id if found.run else None, "cancel it, or close with cancel")
+            raise found.busy("cancel it, or close with cancel")
         found.end = "closed"
         async with self._router.lock(session):
             await self._unload(found, "closed")

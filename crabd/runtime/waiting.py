@@ -5,13 +5,12 @@ from __future__ import annotations
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from crabd import events
 from crabd.errors import SHUTTING_DOWN, StoreError
 from crabd.events import ErrorInfo
-from crabd.messages import StopReason, Usage
+from crabd.messages import Usage
 from crabd.runtime.recovery import leave_unanswered
 from crabd.runtime.session import Session
-from crabd.runtime.ticket import Outcome, Ticket
+from crabd.runtime.ticket import Ticket
 from crabd.store.base import RunClosed
 
 STOPPED = ErrorInfo(SHUTTING_DOWN, "shutting_down", "the daemon was stopped: send the message again")
@@ -29,7 +28,7 @@ async def cancel_waiting(session: Session, ticket: Ticket) -> None:
     try:
         await session.save([RunClosed(ticket.run, "cancelled", 0.0, Usage())], is_kept=True)
     finally:
-        _settle_unrun(session, ticket, "cancelled", None)
+        session.settle(ticket, "cancelled", persisted=session.unsaved == 0)
 
 
 async def leave_waiting(session: Session) -> None:
@@ -43,21 +42,4 @@ async def leave_waiting(session: Session) -> None:
             )
         except StoreError as exc:
             log.warning("records_not_saved", session=session.id, run=ticket.run, problem=str(exc))
-        _settle_unrun(session, ticket, "interrupted", STOPPED)
-
-
-def _settle_unrun(session: Session, ticket: Ticket, reason: StopReason, error: ErrorInfo | None) -> None:
-    is_saved = session.unsaved == 0
-    last = session.topic.publish(events.RunEnded(reason, Usage(), is_saved, error), ticket.run)
-    ticket.settle(
-        Outcome(
-            run=ticket.run,
-            stop_reason=reason,
-            text="",
-            usage=Usage(),
-            persisted=is_saved,
-            error=error,
-            first_seq=ticket.first_seq,
-            last_seq=last,
-        )
-    )
+        session.settle(ticket, "interrupted", persisted=session.unsaved == 0, error=STOPPED)

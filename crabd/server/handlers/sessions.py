@@ -129,17 +129,13 @@ async def delete(caller: Caller, params: api.OfSession) -> api.Deleted:
 
 def list_sessions(caller: Caller, params: api.List) -> api.SessionPage:
     found = [info for info in caller.runtime.sessions.infos() if _matches(info, params)]
-    found.sort(key=_page_key, reverse=True)
+    found.sort(key=_cursor, reverse=True)
     start = 0
     if params.cursor is not None:
         start = next((i for i, info in enumerate(found) if _cursor(info) < params.cursor), len(found))
     page = found[start : start + params.limit]
     is_last = start + params.limit >= len(found)
     return api.SessionPage(tuple(page), None if is_last else _cursor(page[-1]))
-
-
-def _page_key(info: SessionInfo) -> str:
-    return _cursor(info)
 
 
 def _cursor(info: SessionInfo) -> str:
