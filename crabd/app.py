@@ -27,6 +27,8 @@ from crabd.errors import ConfigError
 from crabd.log import configure_logging
 from crabd.providers.registry import Registry
 from crabd.rpc.envelope import encode_notification
+from crabd.rpc.framing import Bundle
+from crabd.rpc.reactor import Reactor
 from crabd.runtime.agents import Agents, load_agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.loop import shielded
@@ -42,6 +44,8 @@ from crabd.store.journal import JournalStore
 # How long the store and the connections to models may take to close when the daemon stops.
 CLOSING_SECONDS = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# What goes round every event, which is the same each time.
+BEFORE_EVENT, AFTER_EVENT = encode_notification(EVENT_NOTIFICATION, Raw(b"{}")).split(b"{}")
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -63,7 +67,8 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
         open_journal(places) as store,
         open_models(settings) as models,
     ):
-        broker = Broker(secrets.token_hex(8), wrap_event)
+        reactor = Reactor()
+        broker = Broker(secrets.token_hex(8), wrap_event, Bundle, reactor.flush_soon)
         # Numbers by the clock, so that no ephemeral session ever has the id of an earlier one.
         scratch = InMemoryStore(first_number=time.time_ns() // 1_000_000)
         sessions = Sessions(store, scratch, broker)
@@ -76,9 +81,10 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
             daemon = Daemon(places, settings, runtime, store, models, manager)
             # From READY on a signal means an orderly stop, so somebody listens before that is said.
             await runs.start(daemon.watch_signals)
+            runs.start_soon(reactor.run)
             runs.start_soon(daemon.feed_watchdog)
             runs.start_soon(sessions.tidy_up)
-            await daemon.serve_clients(listener, lambda: say_ready(manager, ready_fd, recovered))
+            await daemon.serve_clients(listener, reactor, lambda: say_ready(manager, ready_fd, recovered))
             runs.cancel_scope.cancel()
 
 
@@ -128,7 +134,7 @@ async def load_agents_of(places: Places, previous: Agents | None = None) -> Agen
 
 def wrap_event(event: bytes) -> bytes:
     """Make the notification of an encoded event."""
-    return encode_notification(EVENT_NOTIFICATION, Raw(event))
+    return BEFORE_EVENT + event + AFTER_EVENT
 
 
 def say_ready(manager: ServiceManager, ready_fd: int | None, recovered: int) -> None:
@@ -164,10 +170,10 @@ class Daemon(Control):
         self._clients: Clients | None = None
         self._reloading = trio.Lock()
 
-    async def serve_clients(self, listener: Listener, on_open: Callable[[], None]) -> None:
+    async def serve_clients(self, listener: Listener, reactor: Reactor, on_open: Callable[[], None]) -> None:
         """Serve until told to stop, then stop in order: the door, the runs, the clients."""
         async with trio.open_nursery() as clients:
-            self._clients = Clients(clients, self._runtime, self)
+            self._clients = Clients(clients, reactor, self._runtime, self)
             async with trio.open_nursery() as door:
                 door.start_soon(listener.serve, self._clients.welcome)
                 on_open()

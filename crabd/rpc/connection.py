@@ -27,13 +27,14 @@ from crabd.rpc.envelope import (
     RpcError,
     decode_batch,
     decode_message,
+    decode_requests,
     encode_error,
     encode_notification,
     encode_request,
     encode_result,
     is_too_deep,
 )
-from crabd.rpc.framing import FramingError, MessageTooLarge, PayloadReader, frame
+from crabd.rpc.framing import Framing, FramingError, MessageTooLarge, PayloadReader, frame
 
 # Vim 9.0 takes a request whose id equals one of its own for the answer to that: stay out of its way.
 FIRST_REQUEST_ID = 2**30
@@ -101,9 +102,12 @@ class Connection:
     """Both directions of one link. Ids in flight and unsent bytes are what it remembers."""
 
     def __init__(self, limits: Limits) -> None:
-        # What ``data_to_send`` would hand out now. To be read only.
+        # How much ``data_to_send`` would hand out now, without its framing. To be read only.
         self.unsent_bytes = 0
         self._reader = PayloadReader(max_bytes=limits.message_bytes)
+        self._max_bytes = limits.message_bytes
+        # Read before, and not yet looked at.
+        self._requests: deque[Request] = deque()
         self._events: deque[Message | CancelReceived] = deque()
         self._broken: LinkBroken | None = None
         self._incoming: dict[Id, _Batch | None] = {}
@@ -116,9 +120,21 @@ class Connection:
         """Whether a message has begun and the rest of it is still to come."""
         return self._reader.is_mid_message
 
+    @property
+    def framing(self) -> Framing:
+        """How messages are told apart on this link."""
+        return self._reader.framing
+
     def receive_data(self, data: bytes) -> None:
         """Take the next bytes of the other end; pull all events before the next piece."""
         self._reader.receive_data(data)
+        lines = self._reader.waiting_lines()
+        if lines and len(lines) <= self._max_bytes and self._broken is None:
+            # Requests on lines of their own, as nearly always: together they cost half.
+            requests = decode_requests(lines)
+            if requests is not None:
+                self._reader.skip_lines()
+                self._requests.extend(requests)
 
     def receive_eof(self) -> None:
         """Take note that the other end writes no more. It may still read."""
@@ -129,6 +145,12 @@ class Connection:
 
         ``LinkBroken`` and ``EOF`` are final: they are returned again and again.
         """
+        while self._requests:
+            request = self._requests.popleft()
+            if request.id not in self._incoming:
+                self._incoming[request.id] = None
+                return request
+            self._refuse(request.id, _already_in_flight(request.id), None)
         while not self._events:
             if self._broken is not None:
                 return self._broken
@@ -186,14 +208,13 @@ class Connection:
             self.send_notification("$/cancelRequest", {"id": request_id})
 
     def post(self, payload: bytes) -> None:
-        """Send a JSON text that is already encoded, framed for this link."""
-        data = frame(payload, self._reader.framing)
-        self._output.append(data)
-        self.unsent_bytes += len(data)
+        """Send a JSON text that is already encoded."""
+        self._output.append(payload)
+        self.unsent_bytes += len(payload)
 
     def data_to_send(self) -> bytes:
-        """Hand out everything unsent, whole messages in order; it is the caller's now."""
-        data = b"".join(self._output)
+        """Hand out everything unsent, whole messages in order and framed; it is the caller's now."""
+        data = frame(self._output, self._reader.framing) if self._output else b""
         self._output.clear()
         self.unsent_bytes = 0
         return data
@@ -233,8 +254,7 @@ class Connection:
                 if batch is not None:
                     batch.waiting += 1
                 return message
-            problem = f"invalid request: id {message.id!r} is already in flight"
-            self._refuse(message.id, RpcError(INVALID_REQUEST, problem), batch)
+            self._refuse(message.id, _already_in_flight(message.id), batch)
             return None
         if isinstance(message, Notification):
             return _read_cancel(message, self._incoming) if message.method in _CANCEL_FIELDS else message
@@ -256,7 +276,8 @@ class Connection:
         except KeyError:
             raise LocalError(f"no request {request_id!r} is in flight") from None
         if batch is None:
-            self.post(answer)
+            self._output.append(answer)
+            self.unsent_bytes += len(answer)
             return
         batch.answers.append(answer)
         batch.waiting -= 1
@@ -265,6 +286,10 @@ class Connection:
     def _post_if_complete(self, batch: _Batch) -> None:
         if batch.answers and not batch.waiting:
             self.post(b"[%b]" % b",".join(batch.answers))
+
+
+def _already_in_flight(request_id: Id) -> RpcError:
+    return RpcError(INVALID_REQUEST, f"invalid request: id {request_id!r} is already in flight")
 
 
 def _read_cancel(message: Notification, in_flight: dict[Id, _Batch | None]) -> CancelReceived | None:

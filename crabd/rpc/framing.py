@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 # What JSON calls blank; a byte order mark is none of it and reaches the decoder, which refuses it.
@@ -17,9 +18,6 @@ BLANK = b" \t\r\n"
 MAX_HEADER_BYTES = 8 * 1024
 
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
-
-# The number and not the byte string: looking for that in bytes costs ten times as much.
-_LINE_FEED = ord("\n")
 
 # More digits than any limit has; int() itself refuses some thousands.
 _MAX_LENGTH_DIGITS = 18
@@ -42,12 +40,30 @@ class MessageTooLarge(FramingError):
         return f"a message is longer than {self.limit} bytes"
 
 
-def frame(payload: bytes, framing: Framing) -> bytes:
-    """Wrap one JSON text for the wire."""
+def frame(payloads: Sequence[bytes], framing: Framing) -> bytes:
+    """Wrap JSON texts for the wire, one after the other."""
     if framing == "headers":
-        return b"Content-Length: %d\r\n\r\n%b" % (len(payload), payload)
+        return b"".join([b"Content-Length: %d\r\n\r\n%b" % (len(text), text) for text in payloads])
+    lines = b"\n".join(payloads) + b"\n"
+    if lines.count(b"\n") == len(payloads):
+        return lines
     # Inside JSON strings a line feed is always escaped, so that one found here is only layout.
-    return payload.replace(b"\n", b" ") + b"\n" if _LINE_FEED in payload else payload + b"\n"
+    return b"".join([text.replace(b"\n", b" ") + b"\n" for text in payloads])
+
+
+class Bundle:
+    """JSON texts that go to any number of links as they are: each framing is made once."""
+
+    def __init__(self, payloads: Sequence[bytes]) -> None:
+        self._payloads = payloads
+        self._framed: dict[Framing, bytes] = {}
+
+    def framed(self, framing: Framing) -> bytes:
+        """Give the texts, wrapped for the wire; always the same bytes object."""
+        data = self._framed.get(framing)
+        if data is None:
+            data = self._framed[framing] = frame(self._payloads, framing)
+        return data
 
 
 class PayloadReader:
@@ -86,6 +102,15 @@ class PayloadReader:
             self._source = reader(self._max_bytes)
         self._source.receive_data(data)
 
+    def waiting_lines(self) -> bytes:
+        """Look at the whole lines of the last piece, as they came; empty if some before them still wait."""
+        return self._source.block if isinstance(self._source, _LineReader) else b""
+
+    def skip_lines(self) -> None:
+        """Forget ``waiting_lines``: they have been read."""
+        if isinstance(self._source, _LineReader):
+            self._source.block = b""
+
     def receive_eof(self) -> None:
         """Take note that the stream has ended: a last line needs no line feed."""
         self._has_ended = True
@@ -104,6 +129,8 @@ class PayloadReader:
 
 class _LineReader:
     def __init__(self, max_bytes: int) -> None:
+        # Whole lines that have not been cut yet.
+        self.block = b""
         self._max_bytes = max_bytes
         self._lines: deque[bytes] = deque()
         self._partial = bytearray()
@@ -113,21 +140,26 @@ class _LineReader:
         return bool(self._partial) and not self._partial.isspace()
 
     def receive_data(self, data: bytes) -> None:
-        # One split per piece: 256 requests that arrive together cost no 256 searches, and a long line that
-        # arrives in many pieces is searched once.
-        lines = data.split(b"\n")
-        rest = lines.pop()
-        if lines and self._partial:
-            lines[0] = bytes(self._partial) + lines[0]
-            self._partial.clear()
-        self._lines.extend(lines)
-        self._partial += rest
+        # One search per piece: a long line that arrives in many is searched once.
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._cut()
+            if self._partial:
+                self.block = bytes(self._partial) + data[:end]
+                self._partial.clear()
+            else:
+                self.block = data[:end]
+            if self._lines:
+                self._cut()
+        self._partial += data[end:]
 
     def receive_eof(self) -> None:
+        self._cut()
         self._lines.append(bytes(self._partial))
         self._partial.clear()
 
     def next_payload(self) -> bytes | None:
+        self._cut()
         while self._lines:
             line = self._lines.popleft()
             if len(line) > self._max_bytes:
@@ -137,6 +169,11 @@ class _LineReader:
         if len(self._partial) > self._max_bytes:
             raise MessageTooLarge(self._max_bytes)
         return None
+
+    def _cut(self) -> None:
+        if self.block:
+            self._lines.extend(self.block.split(b"\n"))
+            self.block = b""
 
 
 class _HeaderReader:

@@ -8,14 +8,12 @@ from functools import cache
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
+
+from crabd.rpc.envelope import NO_PARAMS
 
 P = TypeVar("P", bound=Struct)
 R = TypeVar("R")
-
-# Clients spell "no parameters" in all these ways: Emacs sends null, Lua an empty array.
-NO_PARAMS = (b"", b"null", b"[]", b"{}")
-MAX_NO_PARAMS = max(map(len, NO_PARAMS))
 
 
 class InvalidParamsError(Exception):
@@ -37,19 +35,13 @@ class Method(Struct, Generic[P, R], frozen=True):
     result: Any
     summary: str
 
-    def decode_params(self, raw: bytes | msgspec.Raw) -> P:
+    def decode_params(self, raw: Raw) -> P:
         """Read parameters as they came off the wire.
 
         Raises:
           InvalidParamsError: a wrong type, a missing or an unknown field, with its path.
         """
-        # Looked at before it is copied: parameters may be as large as a message.
-        has_none = len(raw) <= MAX_NO_PARAMS and bytes(raw) in NO_PARAMS
-        try:
-            decoded: P = _decoder_of(self.params).decode(b"{}" if has_none else raw)
-        except msgspec.ValidationError as exc:
-            raise InvalidParamsError(*_locate(str(exc))) from exc
-        return decoded
+        return _decode_none(self.params) if raw == NO_PARAMS else _decode(self.params, raw)
 
 
 class MethodTable:
@@ -64,6 +56,20 @@ class MethodTable:
     def get(self, name: str) -> Method[Any, Any] | None:
         """Look a method up; null if there is none."""
         return self._methods.get(name)
+
+
+def _decode(params: type[P], raw: Raw) -> P:
+    try:
+        decoded: P = _decoder_of(params).decode(raw)
+    except msgspec.ValidationError as exc:
+        raise InvalidParamsError(*_locate(str(exc))) from exc
+    return decoded
+
+
+@cache
+def _decode_none(params: type[P]) -> P:
+    """Make the parameters that are all left out: the same every time, since nobody can change them."""
+    return _decode(params, NO_PARAMS)
 
 
 @cache

@@ -1,8 +1,7 @@
 """Drive one JSON-RPC link over a socket with trio: read, answer, write.
 
 Knows the protocol's state machine and nothing of methods: whoever opens the link gives it one function
-that answers. Works on a plain non-blocking socket, one ``recv`` per wake-up; trio's own streams cost twice
-as much per request.
+that answers.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from math import inf
 from types import CoroutineType
 from typing import Any, Literal, TypeAlias, cast
 
@@ -37,7 +37,10 @@ from crabd.rpc.envelope import (
     Response,
     RpcError,
 )
+from crabd.rpc.framing import Bundle
 from crabd.rpc.methods import InvalidParamsError
+from crabd.rpc.reactor import Reactor
+from crabd.rpc.wire import Wire
 
 Answer: TypeAlias = Callable[[str, Raw], object]
 
@@ -45,11 +48,7 @@ Answer: TypeAlias = Callable[[str, Raw], object]
 HIGH_WATER = 1024 * 1024
 LOW_WATER = 256 * 1024
 
-# One read serves one wake-up, so that a peer that never pauses cannot starve the others.
-_READ_BYTES = 64 * 1024
-
-# How long the rest of a broken stream is read and thrown away. Closing a socket with unread bytes resets
-# it, and the error that explains why would be lost on a peer that is still writing.
+# How long the rest of a broken stream is read and thrown away, for the sake of the error that explains why.
 _LINGER_SECONDS = 2.0
 
 _log = structlog.get_logger()
@@ -80,30 +79,34 @@ class Peer:
         self,
         sock: socket.socket,
         answer: Answer,
+        reactor: Reactor,
         *,
         limits: Limits = DEFAULT_LIMITS,
         on_notification: Callable[[str, Raw], None] | None = None,
         on_drained: Callable[[], None] | None = None,
     ) -> None:
-        sock.setblocking(False)
-        self._sock = sock
+        self._wire = Wire(
+            sock, reactor, on_data=self._receive, on_room=self._go_on_sending, on_gone=self.close
+        )
         self._answer = answer
+        self._reactor = reactor
         self._limits = limits
         self._on_notification = on_notification
         self._on_drained = on_drained
         self._connection = Connection(limits)
-        # What the connection has handed out and the kernel has not yet taken.
-        self._sending: bytes | memoryview = b""
         self._is_above_low_water = False
+        self._is_flush_due = False
+        self._is_paused = False
         self._scopes: dict[Id, trio.CancelScope] = {}
         self._pending: dict[Id, _Pending] = {}
+        self._requests: trio.Nursery | None = None
         self._scope = trio.CancelScope()
-        self._reading = trio.CancelScope()
-        self._idle_writer = trio.lowlevel.ParkingLot()
-        self._paused_reader = trio.lowlevel.ParkingLot()
+        self._patience = trio.CancelScope()
+        self._read_to_end = trio.Event()
+        self._is_broken = False
+        self._all_sent: trio.Event | None = None
         self._state: Literal["open", "half-closed", "closed"] = "open"
         self._is_served = False
-        self._is_finishing = False
         self._ended = trio.Event()
 
     def __repr__(self) -> str:
@@ -112,7 +115,7 @@ class Peer:
     @property
     def backlog(self) -> int:
         """Bytes that wait for the other end to read."""
-        return len(self._sending) + self._connection.unsent_bytes
+        return len(self._wire.unsent) + self._connection.unsent_bytes
 
     async def serve(self) -> None:
         """Talk until the link ends, then close the socket. To be called once; returns at once if closed.
@@ -127,19 +130,16 @@ class Peer:
         self._is_served = True
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    async with trio.open_nursery() as requests:
-                        is_broken = await self._read(requests)
-                        self._state = "half-closed"
-                        self._settle_pending()
-                        if is_broken:
-                            requests.cancel_scope.cancel()
-                    self._is_finishing = True
-                    self._idle_writer.unpark()
-                    nursery.cancel_scope.deadline = trio.current_time() + self._limits.stall_seconds
-                if is_broken:
-                    await self._linger()
+                async with trio.open_nursery() as self._requests:
+                    self._wire.open()
+                    await self._until_read()
+                    if self._is_broken:
+                        self._requests.cancel_scope.cancel()
+                with trio.move_on_after(self._limits.stall_seconds):
+                    await self._until_sent()
+                if self._is_broken:
+                    with trio.move_on_after(_LINGER_SECONDS), suppress(OSError):
+                        await self._wire.linger()
         finally:
             self._end()
 
@@ -148,12 +148,32 @@ class Peer:
 
         There is no bound in here: the caller watches ``backlog``.
         """
+        if self._state == "closed":
+            return
+        self._connection.post(payload)
+        if self.backlog > LOW_WATER:
+            # A burst within one wake-up must not make a prompt reader look slow.
+            self.flush()
+        else:
+            self._flush_soon()
+
+    def post_at_once(self, bundle: Bundle) -> bool:
+        """Send texts that other links get as well; false if something else has to go before them."""
+        if self._wire.unsent or self._connection.unsent_bytes:
+            return False
         if self._state != "closed":
-            self._connection.post(payload)
-            self._idle_writer.unpark()
-            if self.backlog > LOW_WATER:
-                # A burst within one wake-up must not make a prompt reader look slow.
-                self._send_now()
+            try:
+                self._wire.write(bundle.framed(self._connection.framing))
+            except OSError:
+                self.close()
+        return True
+
+    def flush(self) -> None:
+        """Send what was posted, as far as the kernel takes it now."""
+        self._is_flush_due = False
+        # Once the kernel is full the wire says when to go on.
+        if not self._wire.unsent and self._state != "closed":
+            self._send_now()
 
     async def request(self, method: str, params: object) -> Raw:
         """Ask the other end, and return its result undecoded.
@@ -168,12 +188,12 @@ class Peer:
             raise trio.BrokenResourceError(f"{self!r} cannot be asked {method}")
         request_id = self._connection.send_request(method, params)
         pending = self._pending[request_id] = _Pending()
-        self._idle_writer.unpark()
+        self._flush_soon()
         try:
             await pending.settled.wait()
         except trio.Cancelled:
             self._connection.abandon_request(request_id)
-            self._idle_writer.unpark()
+            self._flush_soon()
             raise
         finally:
             del self._pending[request_id]
@@ -186,6 +206,7 @@ class Peer:
     def close(self) -> None:
         """Close the link at once, whatever is unsent. Requests in flight are cancelled. Idempotent."""
         self._state = "closed"
+        self._wire.stop()
         self._scope.cancel()
         if not self._is_served:
             self._end()
@@ -195,94 +216,110 @@ class Peer:
 
         Shielded from cancellation by that bound.
         """
-        self._reading.cancel()
+        self._finish_reading(is_broken=False)
         if self._is_served:
             with trio.move_on_after(flush_seconds, shield=True):
                 await self._ended.wait()
         self.close()
 
-    async def _read(self, requests: trio.Nursery) -> bool:
-        """Read and answer until nothing more is to come; tell whether that is the other end's fault."""
-        with self._reading:
-            while await self._receive():
-                while (pause := self._handle_events(requests)) is None:
-                    # It does not read, so it is not read from: its further requests wait where they are.
-                    self._send_now()
-                    await self._until_drained()
-                self._send_now()
-                if pause is not NEED_DATA:
-                    return isinstance(pause, LinkBroken)
-            return True
-        return False
+    async def _until_read(self) -> None:
+        """Wait until nothing more is to come; the rest of a message that does not come breaks the link."""
+        with self._patience:
+            await self._read_to_end.wait()
+        if self._patience.cancelled_caught:
+            self._finish_reading(is_broken=True)
+        if self._state == "open":
+            self._state = "half-closed"
+        self._settle_pending()
 
-    async def _receive(self) -> bool:
-        """Feed the connection with one read; false if the rest of a message does not come."""
-        # A scope costs as much as answering a request: an idle link, the usual case, goes without.
-        if not self._connection.is_mid_message:
-            await trio.lowlevel.wait_readable(self._sock)
-        elif not await self._is_readable_in_time():
-            return False
-        try:
-            data = self._sock.recv(_READ_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            self.close()
-            return True
+    async def _until_sent(self) -> None:
+        self._all_sent = trio.Event()
+        self.flush()
+        if self.backlog:
+            await self._all_sent.wait()
+
+    def _receive(self, data: bytes) -> None:
+        """Feed the connection, and answer."""
         if data:
             self._connection.receive_data(data)
         else:
             self._connection.receive_eof()
-        return True
+        self._handle()
 
-    async def _is_readable_in_time(self) -> bool:
-        with trio.move_on_after(self._limits.stall_seconds) as scope:
-            await trio.lowlevel.wait_readable(self._sock)
-        return not scope.cancelled_caught
+    def _go_on_sending(self) -> None:
+        self._send_now()
+        if self._is_paused and self.backlog <= LOW_WATER:
+            self._handle()
 
-    def _handle_events(self, requests: trio.Nursery) -> Pause | LinkBroken | None:
+    def _handle(self) -> None:
+        """Handle what has been read, as far as the other end takes the answers."""
+        pause = self._handle_events()
+        self._send_now()
+        is_waiting = pause is NEED_DATA and self._connection.is_mid_message
+        if is_waiting or self._patience.deadline != inf:
+            self._patience.deadline = trio.current_time() + self._limits.stall_seconds if is_waiting else inf
+        if pause is None:
+            # It does not read, so it is not read from: its further requests wait where they are.
+            self._is_paused = True
+            self._wire.read(False)
+            self._wire.ask_for_room()
+        elif pause is not NEED_DATA:
+            self._finish_reading(is_broken=isinstance(pause, LinkBroken))
+        elif self._is_paused:
+            self._is_paused = False
+            self._wire.read(True)
+
+    def _finish_reading(self, *, is_broken: bool) -> None:
+        self._is_broken = is_broken or self._is_broken
+        self._is_paused = False
+        self._wire.read(False)
+        self._read_to_end.set()
+
+    def _handle_events(self) -> Pause | LinkBroken | None:
         """Handle what has been read and say why it ended; null if too much is unsent to go on."""
-        connection = self._connection
+        # Hundreds of requests may have come in one read: every look-up that is not done for each tells.
+        connection, next_event, answer = self._connection, self._connection.next_event, self._answer
+        scopes, most, outboxes = self._scopes, self._limits.in_flight, self._reactor.outboxes
         # Nothing is sent meanwhile, so that only what the connection holds can grow.
-        room = HIGH_WATER - len(self._sending)
+        room = HIGH_WATER - len(self._wire.unsent)
         while connection.unsent_bytes <= room:
-            event = connection.next_event()
-            if isinstance(event, Request):
-                self._take_request(event, requests)
+            event = next_event()
+            if type(event) is Request:
+                if len(scopes) >= most:
+                    self._refuse(event)
+                    continue
+                try:
+                    outcome = answer(event.method, event.params)
+                    if type(outcome) is CoroutineType:
+                        self._start(event, cast("Coroutine[Any, Any, object]", outcome))
+                    elif outboxes or type(outcome) is FollowedBy:
+                        self._send_result(event, outcome)
+                    else:
+                        connection.send_result(event.id, outcome)
+                except Exception as exc:
+                    self._send_failure(event, exc)
             elif isinstance(event, (Pause, LinkBroken)):
                 return event
             elif isinstance(event, Notification):
                 self._take_notification(event)
             elif isinstance(event, Response):
                 self._pending[event.id].settle(event)
-            else:
+            elif isinstance(event, CancelReceived):
                 self._cancel_request(event)
         return None
 
-    def _take_request(self, request: Request, requests: trio.Nursery) -> None:
+    def _refuse(self, request: Request) -> None:
+        # Before it is looked at: nothing may have been done for a request that is to be repeated.
         limit = self._limits.in_flight
-        if len(self._scopes) >= limit:
-            # Refused before it is looked at: nothing may have been done for a request that is to be repeated.
-            problem = f"{limit} requests are in flight: try again later"
-            error = RpcError(OVERLOADED, problem, {"kind": "overloaded", "limit": limit})
-            self._connection.send_error(request.id, error)
-            return
-        try:
-            outcome = self._answer(request.method, request.params)
-        except Exception as exc:
-            self._send_failure(request, exc)
-            return
-        if isinstance(outcome, CoroutineType):
-            self._start(request, cast("Coroutine[Any, Any, object]", outcome), requests)
-        else:
-            self._send_result(request, outcome)
+        problem = f"{limit} requests are in flight: try again later"
+        error = RpcError(OVERLOADED, problem, {"kind": "overloaded", "limit": limit})
+        self._connection.send_error(request.id, error)
 
-    def _start(
-        self, request: Request, coroutine: Coroutine[Any, Any, object], requests: trio.Nursery
-    ) -> None:
+    def _start(self, request: Request, coroutine: Coroutine[Any, Any, object]) -> None:
+        assert self._requests is not None, "nothing is read before the link is served"
         # Made here and not in the task, so that a cancellation that arrives in the same read finds it.
         scope = self._scopes[request.id] = trio.CancelScope()
-        requests.start_soon(self._run, request, coroutine, scope)
+        self._requests.start_soon(self._run, request, coroutine, scope)
 
     async def _run(
         self, request: Request, coroutine: Coroutine[Any, Any, object], scope: trio.CancelScope
@@ -297,11 +334,14 @@ class Peer:
         if scope.cancelled_caught:
             error = RpcError(CANCELLED, "the request was cancelled", {"kind": "cancelled"})
             self._connection.send_error(request.id, error)
-        self._idle_writer.unpark()
+        self._flush_soon()
 
     def _send_result(self, request: Request, result: object) -> None:
+        # What was published before this answer also arrives before it.
+        if self._reactor.outboxes:
+            self._reactor.flush()
         try:
-            if isinstance(result, FollowedBy):
+            if type(result) is FollowedBy:
                 self._connection.send_result(request.id, result.result)
                 for payload in result.payloads:
                     self._connection.post(payload)
@@ -311,6 +351,7 @@ class Peer:
             self._send_failure(request, exc)
 
     def _send_failure(self, request: Request, exc: Exception) -> None:
+        self._reactor.flush()
         self._connection.send_error(request.id, _explain(exc, request.method))
 
     def _take_notification(self, notification: Notification) -> None:
@@ -326,48 +367,27 @@ class Peer:
         if scope is not None:
             scope.cancel()
 
-    async def _until_drained(self) -> None:
-        await trio.lowlevel.checkpoint()
-        while self.backlog > LOW_WATER:
-            await self._paused_reader.park()
-
-    async def _write(self) -> None:
-        """Send what the reader's own sends have left, and what others have posted."""
-        while self.backlog or not self._is_finishing:
-            if not self.backlog:
-                await self._idle_writer.park()
-                continue
-            self._send_now()
-            if self.backlog:
-                await trio.lowlevel.wait_writable(self._sock)
+    def _flush_soon(self) -> None:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._reactor.flush_soon(self)
 
     def _send_now(self) -> None:
         """Give the kernel as much as it takes. Never waits, so that no message can be left half sent."""
         if self.backlog > LOW_WATER:
             self._is_above_low_water = True
         try:
-            while self._sending or self._connection.unsent_bytes:
-                if not self._sending:
-                    self._sending = self._connection.data_to_send()
-                count = self._sock.send(self._sending)
-                self._sending = memoryview(self._sending)[count:] if count < len(self._sending) else b""
-        except BlockingIOError:
-            self._idle_writer.unpark()
+            while self._wire.write_rest() and self._connection.unsent_bytes:
+                self._wire.write(self._connection.data_to_send())
         except OSError:
             self.close()
             return
         if self._is_above_low_water and self.backlog <= LOW_WATER:
             self._is_above_low_water = False
-            self._paused_reader.unpark_all()
             if self._on_drained is not None:
                 self._on_drained()
-
-    async def _linger(self) -> None:
-        with trio.move_on_after(_LINGER_SECONDS), suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-            await trio.lowlevel.wait_readable(self._sock)
-            while self._sock.recv(_READ_BYTES):
-                await trio.lowlevel.wait_readable(self._sock)
+        if self._all_sent is not None and not self.backlog:
+            self._all_sent.set()
 
     def _settle_pending(self) -> None:
         for pending in self._pending.values():
@@ -375,7 +395,7 @@ class Peer:
 
     def _end(self) -> None:
         self._state = "closed"
-        self._sock.close()
+        self._wire.close()
         self._settle_pending()
         self._ended.set()
 

@@ -1,14 +1,14 @@
 """Event fan-out: events get their numbers, the newest are kept, and each subscriber is served at its pace.
 
-An event is encoded once for all. A subscriber that does not keep up loses events, never delays anybody, and
-is told which it lost. Nothing here awaits: an event leaves in the wake-up in which it arises.
+An event is encoded once for all, and what arises in one wake-up leaves together. A subscriber that does not
+keep up loses events, never delays anybody, and is told which it lost. Nothing here awaits.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -21,6 +21,8 @@ RING_BYTES = 256 * 1024
 # Unsent bytes above which deltas are put together before they are sent. A link says when it has fallen to
 # this again (``drained``), so what is held goes out even if nothing more comes.
 MERGE_BACKLOG = 256 * 1024
+# Published bytes above which nobody waits for more: a burst must not make a prompt reader look slow.
+FRESH_BYTES = 64 * 1024
 # Unsent bytes above which a subscriber loses events.
 MAX_BACKLOG = 1024 * 1024
 # A client that waits for these would wait for ever, so even a slow one gets them.
@@ -42,6 +44,10 @@ class Subscriber(Protocol):
         """Take an encoded event; never blocks."""
         ...
 
+    def post_at_once(self, bundle: Any) -> bool:
+        """Take encoded events that others get as well, as packed; false if others have to go before."""
+        ...
+
 
 class Published(Struct, frozen=True, gc=False):
     """An event that was told: its number, what it is, and how it goes on the wire."""
@@ -53,16 +59,31 @@ class Published(Struct, frozen=True, gc=False):
 
 
 Wrap = Callable[[bytes], bytes]
+Pack = Callable[[Sequence[bytes]], Any]
 
 
 class Broker:
-    """The topics of one life of the daemon. ``wrap`` turns an event's JSON into what goes on the wire."""
+    """The topics of one life of the daemon.
 
-    def __init__(self, epoch: str, wrap: Wrap) -> None:
+    ``wrap`` turns an event's JSON into what goes on the wire, ``pack`` what is posted together into the one
+    object that all get. ``flush_soon`` is to have ``flush`` called when this wake-up is over; without it
+    every event leaves by itself.
+    """
+
+    def __init__(
+        self,
+        epoch: str,
+        wrap: Wrap,
+        pack: Pack = tuple,
+        flush_soon: Callable[[Broker], None] = lambda broker: broker.flush(),
+    ) -> None:
         self.epoch = epoch
         self.watchers: dict[Subscriber, Subscription] = {}
+        self.pack = pack
         self._wrap = wrap
+        self._flush_soon = flush_soon
         self._topics: dict[str, Topic] = {}
+        self._fresh: deque[Topic] = deque()
         # The topics each subscriber has ever joined: one that leaves must not cost a look at all there are.
         self._joined: dict[Subscriber, set[Topic]] = {}
 
@@ -78,12 +99,28 @@ class Broker:
         topic = self._topics.get(session)
         return topic.seq if topic else 0
 
+    def freshen(self, topic: Topic) -> None:
+        """Note that a topic has something to give."""
+        self._fresh.append(topic)
+        if len(self._fresh) == 1:
+            self._flush_soon(self)
+
+    def flush(self) -> None:
+        """Give everybody what was published since the last time.
+
+        Done before anybody comes or goes, so that each gets exactly what is published while it is there.
+        """
+        while self._fresh:
+            self._fresh.popleft().flush()
+
     def watch(self, subscriber: Subscriber) -> None:
         """Give a subscriber the events of all sessions from now on."""
+        self.flush()
         self.watchers.setdefault(subscriber, Subscription(subscriber))
 
     def unwatch(self, subscriber: Subscriber) -> bool:
         """Undo ``watch``; false if there was none."""
+        self.flush()
         return self.watchers.pop(subscriber, None) is not None
 
     def forget(self, subscriber: Subscriber) -> None:
@@ -105,6 +142,7 @@ class Broker:
 
     def drop(self, session: str) -> None:
         """Forget the topic of a session that was deleted."""
+        self.flush()
         topic = self._topics.pop(session, None)
         if topic is not None:
             for joined in self._joined.values():
@@ -121,23 +159,50 @@ class Topic:
         self._wrap = wrap
         self._ring: deque[Published] = deque()
         self._ring_bytes = 0
+        self._fresh: list[Published] = []
+        self._fresh_bytes = 0
         self._subscriptions: dict[Subscriber, Subscription] = {}
         self._followers: dict[tuple[Subscriber, str], Follower] = {}
 
     def __repr__(self) -> str:
         return f"<Topic {self.session}, seq {self.seq}, {len(self._subscriptions)} subscribers>"
 
+    def pack(self, payloads: Sequence[bytes]) -> Any:
+        """Make the one object that all get."""
+        return self._broker.pack(payloads)
+
     def publish(self, event: AnyEvent, run: str | None = None) -> int:
-        """Number an event, keep it and give it to everybody; returns its number."""
+        """Number an event, keep it and have it given to everybody; returns its number."""
         self.seq += 1
         published = Published(self.seq, event, run, self._encode(event, self.seq, run))
         self._keep(published)
-        for subscription in self._listeners(run):
-            subscription.offer(self, published)
+        self._fresh.append(published)
+        self._fresh_bytes += len(published.payload)
+        if len(self._fresh) == 1:
+            self._broker.freshen(self)
+        elif self._fresh_bytes > FRESH_BYTES:
+            self.flush()
         return self.seq
+
+    def flush(self) -> None:
+        """Give everybody what is fresh, in one piece where they keep up."""
+        fresh, self._fresh, self._fresh_bytes = self._fresh, [], 0
+        if not fresh:
+            return
+        shipment = Shipment(self, fresh)
+        watchers = self._broker.watchers
+        for subscription in self._subscriptions.values():
+            subscription.offer_all(shipment)
+        for subscriber, subscription in watchers.items():
+            if subscriber not in self._subscriptions:
+                subscription.offer_all(shipment)
+        for (subscriber, run), follower in self._followers.items():
+            if subscriber not in self._subscriptions and subscriber not in watchers:
+                follower.subscription.offer_all(shipment.of_run(run))
 
     def subscribe(self, subscriber: Subscriber) -> bool:
         """Give a subscriber every event from now on; false if it had them already."""
+        self._broker.flush()
         known = self._subscriptions.get(subscriber)
         if known is not None:
             # It has just drawn a new picture, which closes whatever gap it had.
@@ -149,16 +214,19 @@ class Topic:
 
     def unsubscribe(self, subscriber: Subscriber) -> bool:
         """Undo ``subscribe``; false if there was none."""
+        self._broker.flush()
         return self._subscriptions.pop(subscriber, None) is not None
 
     def follow(self, subscriber: Subscriber, run: str) -> None:
         """Give a subscriber the events of one run, each once; ``unfollow`` as often as this."""
+        self._broker.flush()
         self._broker.join(subscriber, self)
         follower = self._followers.setdefault((subscriber, run), Follower(Subscription(subscriber)))
         follower.count += 1
 
     def unfollow(self, subscriber: Subscriber, run: str) -> None:
         """Undo one ``follow``."""
+        self._broker.flush()
         follower = self._followers.get((subscriber, run))
         if follower is not None:
             follower.count -= 1
@@ -201,17 +269,6 @@ class Topic:
         """Make the notice of a gap. It bears the number of the last event in the gap."""
         return self._encode(Lagged(first, last), last, None)
 
-    def _listeners(self, run: str | None) -> Iterator[Subscription]:
-        """Find everybody who gets an event of ``run``, each once."""
-        watchers = self._broker.watchers
-        yield from self._subscriptions.values()
-        for subscriber, subscription in watchers.items():
-            if subscriber not in self._subscriptions:
-                yield subscription
-        for (subscriber, followed), follower in self._followers.items():
-            if followed == run and subscriber not in self._subscriptions and subscriber not in watchers:
-                yield follower.subscription
-
     def _keep(self, published: Published) -> None:
         self._ring.append(published)
         self._ring_bytes += len(published.payload)
@@ -224,6 +281,25 @@ class Topic:
         # Two objects become one flat one: the envelope without its brace, the event without its own.
         head, body = _encoder.encode(envelope), _encoder.encode(event)
         return self._wrap(b"%b,%b" % (head[:-1], body[1:]))
+
+
+class Shipment:
+    """Events of a topic that leave together."""
+
+    def __init__(self, topic: Topic, events: Sequence[Published]) -> None:
+        self.topic = topic
+        self.events = events
+        self.bundle = topic.pack([published.payload for published in events])
+        self._of_run: dict[str, Shipment] = {}
+
+    def of_run(self, run: str) -> Shipment:
+        """Leave out what is not of a run."""
+        found = self._of_run.get(run)
+        if found is None:
+            mine = [published for published in self.events if published.run == run]
+            found = self if len(mine) == len(self.events) else Shipment(self.topic, mine)
+            self._of_run[run] = found
+        return found
 
 
 class Subscription:
@@ -245,6 +321,13 @@ class Subscription:
         self._gaps.pop(topic.session, None)
         if self._held_of is topic:
             self._let_go()
+
+    def offer_all(self, shipment: Shipment) -> None:
+        """Give the subscriber events as they are if it keeps up, or else look at each."""
+        is_level = self._held_of is None and not self._gaps
+        if not (is_level and self._subscriber.post_at_once(shipment.bundle)):
+            for published in shipment.events:
+                self.offer(shipment.topic, published)
 
     def offer(self, topic: Topic, published: Published) -> None:
         """Give the subscriber an event, hold it, or note that it missed it."""

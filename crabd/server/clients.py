@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from crabd.rpc.envelope import RpcError
 from crabd.rpc.methods import InvalidParamsError
 from crabd.rpc.peer import Peer
+from crabd.rpc.reactor import Reactor
 from crabd.runtime.runtime import Runtime
 from crabd.server.caller import Caller, Control
 from crabd.server.dispatch import answer
@@ -29,8 +30,9 @@ log: FilteringBoundLogger = structlog.get_logger()
 class Clients:
     """All links that are open. They live in the nursery that this is given."""
 
-    def __init__(self, nursery: trio.Nursery, runtime: Runtime, control: Control) -> None:
+    def __init__(self, nursery: trio.Nursery, reactor: Reactor, runtime: Runtime, control: Control) -> None:
         self._nursery = nursery
+        self._reactor = reactor
         self._runtime = runtime
         self._control = control
         self._peers: set[Peer] = set()
@@ -58,6 +60,7 @@ class Clients:
         peer = Peer(
             sock,
             take_request,
+            self._reactor,
             on_notification=take_notification,
             on_drained=lambda: self._runtime.broker.drained(peer),
         )

@@ -42,30 +42,33 @@ HANDLERS: dict[str, Any] = {
     "daemon/reload": daemon.reload,
     "daemon/shutdown": daemon.shutdown,
 }
+# Looked up with every request: how to read the parameters, and who answers.
+_ROUTES = {method.name: (method.decode_params, HANDLERS[method.name]) for method in METHODS}
 
 
-def answer(caller: Caller, method: str, params: bytes | Raw) -> object:
+def answer(caller: Caller, method: str, params: Raw) -> object:
     """Answer a request: a result, or an awaitable of one where it takes time.
 
     Raises:
       RpcError: no such method, or the handler's own refusal.
       InvalidParamsError: the parameters do not fit.
     """
-    spec = METHODS.get(method)
-    if spec is None:
+    route = _ROUTES.get(method)
+    if route is None:
         raise RpcError(
             METHOD_NOT_FOUND,
             f"there is no method {method!r}: rpc.discover tells which there are",
             {"kind": "method_not_found", "method": method},
         )
-    decoded = spec.decode_params(params)
+    decode_params, handle = route
+    decoded = decode_params(params)
     try:
-        result = HANDLERS[method](caller, decoded)
+        result = handle(caller, decoded)
     except CrabdError as exc:
         raise to_rpc_error(exc) from exc
-    if not isinstance(result, CoroutineType):
-        return result
-    return _await(cast("Coroutine[object, object, object]", result))
+    if type(result) is CoroutineType:
+        return _await(cast("Coroutine[object, object, object]", result))
+    return result
 
 
 async def _await(result: Coroutine[object, object, object]) -> object:

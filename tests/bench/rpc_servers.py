@@ -12,6 +12,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import trio
 from msgspec import Raw
 
 from crabd.rpc.peer import Peer
+from crabd.rpc.reactor import Reactor
 
 READ_BYTES = 64 * 1024
 PONG = {"pong": True}
@@ -71,8 +73,8 @@ async def pong() -> object:
     return PONG
 
 
-async def serve_peer(link: socket.socket) -> None:
-    await Peer(link, answer).serve()
+async def serve_peer(reactor: Reactor, link: socket.socket) -> None:
+    await Peer(link, answer, reactor).serve()
 
 
 async def accept(
@@ -87,7 +89,9 @@ async def accept(
 async def serve_links(directory: Path) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept, listen(directory / "floor.sock"), serve_floor)
-        nursery.start_soon(accept, listen(directory / "peer.sock"), serve_peer)
+        reactor = Reactor()
+        nursery.start_soon(reactor.run)
+        nursery.start_soon(accept, listen(directory / "peer.sock"), partial(serve_peer, reactor))
         print("READY", flush=True)
         async with trio.lowlevel.FdStream(os.dup(0)) as parent:
             async for _ in parent:

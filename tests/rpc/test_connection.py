@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from crabd.rpc.connection import (
@@ -19,7 +21,7 @@ from crabd.rpc.connection import (
     LocalError,
     Pause,
 )
-from crabd.rpc.envelope import Notification, Request, Response, RpcError
+from crabd.rpc.envelope import NO_PARAMS, Notification, Request, Response, RpcError
 from crabd.rpc.methods import InvalidParamsError
 from tests.rpc.cases import (
     FRAMINGS,
@@ -92,9 +94,9 @@ def test_a_batch_is_answered_as_a_whole_when_its_last_answer_is_there() -> None:
     connection = connect()
     events = receive(connection, b"[%b,%b,%b]" % (request(1), notification("n", b"{}"), request(2)))
     assert events == [
-        Request(1, "m", Raw(b"")),
+        Request("2.0", 1, "m", NO_PARAMS),
         Notification("n", Raw(b"{}")),
-        Request(2, "m", Raw(b"")),
+        Request("2.0", 2, "m", NO_PARAMS),
         NEED_DATA,
     ]
 
@@ -110,7 +112,7 @@ def test_a_second_request_with_an_id_in_flight_is_refused_and_the_first_is_not_h
 
     events = receive(connection, request(1, "first"), request(1, "second"))
 
-    assert events == [Request(1, "first", Raw(b"")), NEED_DATA]
+    assert events == [Request("2.0", 1, "first", NO_PARAMS), NEED_DATA]
     assert [brief(text) for text in sent(connection)] == [(1, -32600)]
     connection.send_result(1, {"a": 1})
     assert [brief(text) for text in sent(connection)] == [(1, {"a": 1})]
@@ -124,7 +126,7 @@ def test_both_spellings_of_a_cancellation_are_understood(method: str, params: by
 
     events = receive(connection, request(1), notification(method, params))
 
-    assert events == [Request(1, "m", Raw(b"")), CancelReceived(1), NEED_DATA]
+    assert events == [Request("2.0", 1, "m", NO_PARAMS), CancelReceived(1), NEED_DATA]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_cancellation_of_nobody_is_ignored(params: bytes) -> None:
 
     events = receive(connection, request(1), notification("$/cancelRequest", params))
 
-    assert events == [Request(1, "m", Raw(b"")), NEED_DATA]
+    assert events == [Request("2.0", 1, "m", NO_PARAMS), NEED_DATA]
     assert sent(connection) == []
 
 
@@ -163,7 +165,7 @@ def test_the_two_sides_may_use_the_same_id() -> None:
 
     events = receive(connection, request(ours), b'{"jsonrpc":"2.0","id":%d,"result":{}}' % ours)
 
-    assert events == [Request(ours, "m", Raw(b"")), Response(ours, Raw(b"{}"), None), NEED_DATA]
+    assert events == [Request("2.0", ours, "m", NO_PARAMS), Response(ours, Raw(b"{}"), None), NEED_DATA]
 
 
 def test_an_abandoned_request_is_cancelled_there_and_its_answer_ignored() -> None:
@@ -184,7 +186,7 @@ def test_an_encoded_text_is_posted_in_the_framing_of_the_link() -> None:
 
     connection.post(b'{"x":1}')
 
-    assert connection.unsent_bytes == len(b'Content-Length: 7\r\n\r\n{"x":1}')
+    assert connection.unsent_bytes == len(b'{"x":1}')
     assert connection.data_to_send() == b'Content-Length: 7\r\n\r\n{"x":1}'
     assert connection.unsent_bytes == 0
 
@@ -195,7 +197,7 @@ def test_too_large_a_message_is_answered_and_breaks_the_link_for_good() -> None:
     events = receive(connection, request(1), b"x" * 101, request(2))
 
     broken = LinkBroken("a message is longer than 100 bytes: the link is closed")
-    assert events == [Request(1, "m", Raw(b"")), broken]
+    assert events == [Request("2.0", 1, "m", NO_PARAMS), broken]
     assert receive(connection, request(3)) == [broken]
     assert [brief(text) for text in sent(connection)] == [(None, -32600)]
 
@@ -216,7 +218,7 @@ def test_the_last_line_needs_no_line_feed() -> None:
     assert connection.next_event() is NEED_DATA
     connection.receive_eof()
 
-    assert connection.next_event() == Request(1, "m", Raw(b""))
+    assert connection.next_event() == Request("2.0", 1, "m", NO_PARAMS)
     assert connection.next_event() is EOF
     assert connection.next_event() is EOF
 
@@ -249,3 +251,44 @@ def test_nobody_can_be_asked_who_writes_no_more() -> None:
 
     with pytest.raises(LocalError, match="no longer"):
         connection.send_request("a", {})
+
+
+def spell(number: int, method: bytes, params: bytes) -> bytes:
+    return b'{"jsonrpc":"2.0","id":%d,"method":"%b"%b}' % (number, method, params)
+
+
+requests = st.builds(
+    spell,
+    st.integers(0, 3),
+    st.sampled_from([b"a", b"b/c", "ü".encode()]),
+    st.sampled_from([b"", b',"params":{}', b',"params":[]', b',"params":null', b',"params":{"x":[1]}']),
+)
+oddities = st.sampled_from(
+    [
+        b"",
+        b" ",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"jsonrpc":"2.0","id":1}',
+        b'{"jsonrpc":"2.0","method":"n"}',
+        b'{"jsonrpc":"2.0","id":7,"method":"x","params":5}',
+        b'{"jsonrpc":"2.0","id":7,"method":"x","more":5}',
+        b'{"jsonrpc":"2.0","id":7,"method":"x"}{"jsonrpc":"2.0","id":8,"method":"x"}',
+        b'{"jsonrpc":"2.0","id":7,',
+        b'"method":"x"}',
+        b'{"jsonrpc":"2.0","id":8,"method":"x","params":{"d":%b%b}}' % (b"[" * 127, b"]" * 127),
+    ]
+)
+
+
+@given(lines=st.lists(requests | oddities, max_size=6))
+def test_lines_that_come_together_are_what_they_are_one_by_one(lines: list[bytes]) -> None:
+    together, apart = connect(), connect()
+
+    events = receive(together, *lines)
+    pulled = [event for line in lines for event in receive(apart, line)] or [NEED_DATA]
+
+    assert events[:-1] == [event for event in pulled if not isinstance(event, Pause | LinkBroken)]
+    assert events[-1] == pulled[-1]
+    assert together.data_to_send() == apart.data_to_send()

@@ -14,6 +14,7 @@ from msgspec import Raw, Struct
 from crabd.rpc.envelope import (
     INTERNAL_ERROR,
     MAX_NESTING,
+    NO_PARAMS,
     InvalidMessage,
     Notification,
     Request,
@@ -31,11 +32,11 @@ from crabd.rpc.envelope import (
 def test_a_request_keeps_its_params_as_they_came() -> None:
     message = decode_message(b'{"jsonrpc":"2.0","id":"a","method":"x","params": {"b" :1} }')
 
-    assert message == Request("a", "x", Raw(b'{"b" :1}'))
+    assert message == Request("2.0", "a", "x", Raw(b'{"b" :1}'))
 
 
 def test_a_request_without_an_id_is_a_notification() -> None:
-    assert decode_message(b'{"jsonrpc":"2.0","method":"x"}') == Notification("x", Raw(b""))
+    assert decode_message(b'{"jsonrpc":"2.0","method":"x"}') == Notification("x", NO_PARAMS)
 
 
 def test_a_null_result_is_still_a_response() -> None:

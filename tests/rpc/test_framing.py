@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from crabd.rpc.framing import (
     MAX_HEADER_BYTES,
+    Bundle,
     Framing,
     FramingError,
     MessageTooLarge,
@@ -42,7 +43,7 @@ def read(*pieces: bytes, max_bytes: int = 1000) -> list[bytes]:
 def test_any_split_of_the_bytes_gives_the_same_payloads(
     framing: Framing, payloads: list[bytes], cuts: list[int]
 ) -> None:
-    stream = b"".join(frame(payload, framing) for payload in payloads)
+    stream = frame(payloads, framing) if payloads else b""
     places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
     pieces = [stream[start:end] for start, end in pairwise(places)]
 
@@ -51,7 +52,7 @@ def test_any_split_of_the_bytes_gives_the_same_payloads(
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_a_stream_that_comes_byte_by_byte_is_read(framing: Framing) -> None:
-    stream = frame(b'{"a":1}', framing) + frame(b'{"b":2}', framing)
+    stream = frame([b'{"a":1}', b'{"b":2}'], framing)
 
     assert read(*[stream[i : i + 1] for i in range(len(stream))]) == [b'{"a":1}', b'{"b":2}']
 
@@ -117,9 +118,9 @@ def test_an_empty_body_is_a_payload_for_the_decoder_to_refuse() -> None:
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_a_message_of_the_limit_passes_and_one_byte_more_does_not(framing: Framing) -> None:
-    assert read(frame(b"x" * 100, framing), max_bytes=100) == [b"x" * 100]
+    assert read(frame([b"x" * 100], framing), max_bytes=100) == [b"x" * 100]
     with pytest.raises(MessageTooLarge, match="100 bytes"):
-        read(frame(b"x" * 101, framing), max_bytes=100)
+        read(frame([b"x" * 101], framing), max_bytes=100)
 
 
 def test_a_line_is_too_large_before_it_ends_and_what_came_before_it_is_not_lost() -> None:
@@ -163,4 +164,12 @@ def test_it_knows_whether_a_message_has_begun(data: bytes, is_mid_message: bool)
 
 
 def test_layout_inside_a_text_never_breaks_a_line() -> None:
-    assert frame(b'{\n"a": 1\n}', "lines") == b'{ "a": 1 }\n'
+    assert frame([b'{\n"a": 1\n}'], "lines") == b'{ "a": 1 }\n'
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_bundle_is_framed_once_for_all_links_of_a_framing(framing: Framing) -> None:
+    bundle = Bundle([b'{"a":1}', b'{"b":2}'])
+
+    assert bundle.framed(framing) == frame([b'{"a":1}', b'{"b":2}'], framing)
+    assert bundle.framed(framing) is bundle.framed(framing)

@@ -9,11 +9,14 @@ import pytest
 import trio
 from msgspec import Raw
 from structlog.testing import capture_logs
+from trio.testing import wait_all_tasks_blocked
 
 from crabd.rpc.connection import FIRST_REQUEST_ID, Limits
 from crabd.rpc.envelope import RpcError
+from crabd.rpc.framing import Bundle
 from crabd.rpc.methods import InvalidParamsError
 from crabd.rpc.peer import Answer, FollowedBy, Peer
+from crabd.rpc.reactor import Reactor
 from tests.rpc.cases import (
     BUGS,
     FRAMINGS,
@@ -40,10 +43,10 @@ def answer_as_task(method: str, params: Raw) -> object:
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("case", [*GENERAL, *TABLE], ids=lambda case: case.name)
-async def test_it_answers_as_the_specification_says(case: Case, framing: Framing) -> None:
+async def test_it_answers_as_the_specification_says(case: Case, framing: Framing, reactor: Reactor) -> None:
     here, there = socket.socketpair()
 
-    async with serving(Peer(here, answer), there) as client:
+    async with serving(Peer(here, answer, reactor), there) as client:
         await client.stream.send_all(case.stream(framing))
         if not case.is_fatal:
             await client.stream.send_eof()
@@ -53,10 +56,10 @@ async def test_it_answers_as_the_specification_says(case: Case, framing: Framing
 
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
-async def test_methods_that_run_as_tasks_give_the_same_answers(case: Case) -> None:
+async def test_methods_that_run_as_tasks_give_the_same_answers(case: Case, reactor: Reactor) -> None:
     here, there = socket.socketpair()
 
-    async with serving(Peer(here, answer_as_task), there) as client:
+    async with serving(Peer(here, answer_as_task, reactor), there) as client:
         await client.stream.send_all(case.stream("lines"))
         await client.stream.send_eof()
         answers = await client.receive_rest()
@@ -67,12 +70,12 @@ async def test_methods_that_run_as_tasks_give_the_same_answers(case: Case) -> No
 @pytest.mark.parametrize("method_table", [answer, answer_as_task])
 @pytest.mark.parametrize("case", BUGS, ids=lambda case: case.name)
 async def test_a_bug_is_logged_with_its_traceback_and_told_without_details(
-    case: Case, method_table: Answer
+    case: Case, method_table: Answer, reactor: Reactor
 ) -> None:
     here, there = socket.socketpair()
 
     with capture_logs() as logs:
-        async with serving(Peer(here, method_table), there) as client:
+        async with serving(Peer(here, method_table, reactor), there) as client:
             await client.send(*case.texts)
             text = await client.receive_text()
 
@@ -83,14 +86,14 @@ async def test_a_bug_is_logged_with_its_traceback_and_told_without_details(
     assert isinstance(log["exc_info"], ZeroDivisionError | TypeError)
 
 
-async def test_an_error_travels_with_its_facts() -> None:
+async def test_an_error_travels_with_its_facts(reactor: Reactor) -> None:
     def refuse(method: str, _: Raw) -> object:
         if method == "params":
             raise InvalidParamsError("$.name", "is missing")
         raise RpcError(-32002, "there is none", {"kind": "not_found"})
 
     here, there = socket.socketpair()
-    async with serving(Peer(here, refuse), there) as client:
+    async with serving(Peer(here, refuse, reactor), there) as client:
         await client.call(1, "other")
         await client.call(2, "params")
         errors = [msgspec.json.decode(await client.receive_text())["error"] for _ in range(2)]
@@ -126,10 +129,10 @@ class Gate:
         return {"waited": True}
 
 
-async def test_a_task_delays_nobody() -> None:
+async def test_a_task_delays_nobody(reactor: Reactor) -> None:
     gate = Gate()
     here, there = socket.socketpair()
-    peer = Peer(here, gate)
+    peer = Peer(here, gate, reactor)
 
     async with serving(peer, there) as client:
         await client.call(1, "wait")
@@ -143,11 +146,11 @@ async def test_a_task_delays_nobody() -> None:
     assert repr(peer) == "<Peer closed, 0 pending, 0 in flight>"
 
 
-async def test_a_request_is_cancelled_by_the_other_end_and_says_so() -> None:
+async def test_a_request_is_cancelled_by_the_other_end_and_says_so(reactor: Reactor) -> None:
     gate = Gate()
     here, there = socket.socketpair()
 
-    async with serving(Peer(here, gate), there) as client:
+    async with serving(Peer(here, gate, reactor), there) as client:
         await client.call(1, "wait")
         await client.call(2, "wait")
         await client.notify("$/cancelRequest", {"id": 1})
@@ -159,7 +162,9 @@ async def test_a_request_is_cancelled_by_the_other_end_and_says_so() -> None:
     assert (gate.started, gate.cancelled) == (2, 2)
 
 
-async def test_a_method_that_finishes_in_spite_of_a_cancellation_is_answered_with_its_result() -> None:
+async def test_a_method_that_finishes_in_spite_of_a_cancellation_is_answered_with_its_result(
+    reactor: Reactor,
+) -> None:
     async def stubborn() -> object:
         with trio.CancelScope(shield=True):
             await release.wait()
@@ -167,7 +172,9 @@ async def test_a_method_that_finishes_in_spite_of_a_cancellation_is_answered_wit
 
     release = trio.Event()
     here, there = socket.socketpair()
-    async with serving(Peer(here, lambda method, _: stubborn() if method == "wait" else {}), there) as client:
+    async with serving(
+        Peer(here, lambda method, _: stubborn() if method == "wait" else {}, reactor), there
+    ) as client:
         await client.call(1, "wait")
         await client.notify("$/cancelRequest", {"id": 1})
         await client.call(2, "ping")
@@ -177,7 +184,7 @@ async def test_a_method_that_finishes_in_spite_of_a_cancellation_is_answered_wit
         assert await client.receive() == (1, {"done": True})
 
 
-async def test_more_tasks_than_the_limit_are_refused_and_told_to_come_again() -> None:
+async def test_more_tasks_than_the_limit_are_refused_and_told_to_come_again(reactor: Reactor) -> None:
     gate = Gate()
     asked: list[str] = []
     here, there = socket.socketpair()
@@ -186,7 +193,7 @@ async def test_more_tasks_than_the_limit_are_refused_and_told_to_come_again() ->
         asked.append(method)
         return gate(method, params)
 
-    async with serving(Peer(here, count, limits=Limits(in_flight=2)), there) as client:
+    async with serving(Peer(here, count, reactor, limits=Limits(in_flight=2)), there) as client:
         for message_id in (1, 2, 3):
             await client.call(message_id, "wait")
         refusal = msgspec.json.decode(await client.receive_text())
@@ -202,13 +209,13 @@ async def test_more_tasks_than_the_limit_are_refused_and_told_to_come_again() ->
     assert answers == [(1, {"waited": True}), (2, {"waited": True}), (4, {"waited": True})]
 
 
-async def test_posted_texts_keep_their_place_among_the_answers() -> None:
+async def test_posted_texts_keep_their_place_among_the_answers(reactor: Reactor) -> None:
     def subscribe(_method: str, _params: Raw) -> object:
         peer.post(b'{"jsonrpc":"2.0","method":"event","params":{"seq":1}}')
         return {}
 
     here, there = socket.socketpair()
-    peer = Peer(here, subscribe)
+    peer = Peer(here, subscribe, reactor)
     async with serving(peer, there) as client:
         await client.call(1, "subscribe")
         texts = [await client.receive_text(), await client.receive_text()]
@@ -219,11 +226,46 @@ async def test_posted_texts_keep_their_place_among_the_answers() -> None:
     assert peer.backlog == 0
 
 
-async def test_what_follows_a_result_goes_out_right_behind_it() -> None:
+async def test_a_bundle_goes_at_once_unless_something_has_to_go_before_it(reactor: Reactor) -> None:
+    here, there = socket.socketpair()
+    peer = Peer(here, answer, reactor)
+    async with serving(peer, there) as client:
+        await wait_all_tasks_blocked()
+
+        is_first_taken = peer.post_at_once(Bundle([b'{"seq":1}', b'{"seq":2}']))
+        assert peer.backlog == 0
+        peer.post(b'{"seq":3}')
+        is_second_taken = peer.post_at_once(Bundle([b'{"seq":4}']))
+        texts = [await client.receive_text() for _ in range(3)]
+
+    assert (is_first_taken, is_second_taken) == (True, False)
+    assert texts == [b'{"seq":1}', b'{"seq":2}', b'{"seq":3}']
+
+
+async def test_what_was_to_be_flushed_before_an_answer_arrives_before_it(reactor: Reactor) -> None:
+    class Outbox:
+        def flush(self) -> None:
+            peer.post(b'{"published":1}')
+
+    def publish(_method: str, _params: Raw) -> object:
+        reactor.flush_soon(Outbox())
+        return {}
+
+    here, there = socket.socketpair()
+    peer = Peer(here, publish, reactor)
+    async with serving(peer, there) as client:
+        await client.call(1, "publish")
+        texts = [await client.receive_text() for _ in range(2)]
+
+    assert texts[0] == b'{"published":1}'
+    assert brief(texts[1]) == (1, {})
+
+
+async def test_what_follows_a_result_goes_out_right_behind_it(reactor: Reactor) -> None:
     here, there = socket.socketpair()
     followed = FollowedBy({"seq": 2}, (b'{"seq":1}', b'{"seq":2}'))
 
-    async with serving(Peer(here, lambda _method, _params: followed), there) as client:
+    async with serving(Peer(here, lambda _method, _params: followed, reactor), there) as client:
         await client.call(1, "subscribe")
         await client.call(2, "subscribe")
         texts = [await client.receive_text() for _ in range(6)]
@@ -232,7 +274,7 @@ async def test_what_follows_a_result_goes_out_right_behind_it() -> None:
     assert texts[1:3] == texts[4:6] == [b'{"seq":1}', b'{"seq":2}']
 
 
-async def test_notifications_are_handed_on_and_a_failing_listener_harms_nothing() -> None:
+async def test_notifications_are_handed_on_and_a_failing_listener_harms_nothing(reactor: Reactor) -> None:
     heard: list[tuple[str, bytes]] = []
 
     def listen(method: str, params: Raw) -> None:
@@ -241,7 +283,7 @@ async def test_notifications_are_handed_on_and_a_failing_listener_harms_nothing(
 
     here, there = socket.socketpair()
     with capture_logs() as logs:
-        async with serving(Peer(here, answer, on_notification=listen), there) as client:
+        async with serving(Peer(here, answer, reactor, on_notification=listen), there) as client:
             await client.notify("hello", {"a": 1})
             await client.call(1, "daemon/ping")
             assert await client.receive() == (1, {})
@@ -250,9 +292,9 @@ async def test_notifications_are_handed_on_and_a_failing_listener_harms_nothing(
     assert [log["event"] for log in logs] == ["notification_failed"]
 
 
-async def test_two_peers_ask_each_other() -> None:
+async def test_two_peers_ask_each_other(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    one, other = Peer(here, answer), Peer(there, answer_as_task)
+    one, other = Peer(here, answer, reactor), Peer(there, answer_as_task, reactor)
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -270,9 +312,9 @@ async def test_two_peers_ask_each_other() -> None:
     assert info.value.code == -32601
 
 
-async def test_a_cancelled_request_of_ours_is_cancelled_there_and_the_link_goes_on() -> None:
+async def test_a_cancelled_request_of_ours_is_cancelled_there_and_the_link_goes_on(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, answer)
+    peer = Peer(here, answer, reactor)
 
     async with serving(peer, there) as client:
         async with trio.open_nursery() as asking:

@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from crabd.rpc.connection import Limits
 from crabd.rpc.peer import HIGH_WATER, LOW_WATER, Peer
+from crabd.rpc.reactor import Reactor
 from tests.rpc.cases import Brief, answer, assert_same, brief
 from tests.rpc.links import PATIENCE, LineClient, serving
 from tests.rpc.test_peer import Gate
@@ -19,10 +20,10 @@ from tests.rpc.test_peer import Gate
 PING = b'{"jsonrpc":"2.0","id":%d,"method":"daemon/ping"}\n'
 
 
-async def test_in_flight_requests_are_answered_after_the_other_end_has_half_closed() -> None:
+async def test_in_flight_requests_are_answered_after_the_other_end_has_half_closed(reactor: Reactor) -> None:
     gate = Gate()
     here, there = socket.socketpair()
-    peer = Peer(here, gate)
+    peer = Peer(here, gate, reactor)
 
     async with serving(peer, there) as client:
         await client.call(1, "wait")
@@ -34,10 +35,10 @@ async def test_in_flight_requests_are_answered_after_the_other_end_has_half_clos
         assert brief(await client.receive_rest()) == (1, {"waited": True})
 
 
-async def test_a_peer_that_is_gone_has_its_requests_cancelled_without_a_word() -> None:
+async def test_a_peer_that_is_gone_has_its_requests_cancelled_without_a_word(reactor: Reactor) -> None:
     gate = Gate()
     here, there = socket.socketpair()
-    peer = Peer(here, gate)
+    peer = Peer(here, gate, reactor)
 
     with capture_logs() as logs:
         async with serving(peer, there) as client:
@@ -51,11 +52,11 @@ async def test_a_peer_that_is_gone_has_its_requests_cancelled_without_a_word() -
     assert repr(peer) == "<Peer closed, 0 pending, 0 in flight>"
 
 
-async def test_a_peer_that_goes_with_unread_answers_resets_the_link_quietly() -> None:
+async def test_a_peer_that_goes_with_unread_answers_resets_the_link_quietly(reactor: Reactor) -> None:
     here, there = socket.socketpair()
 
     with capture_logs() as logs:
-        async with serving(Peer(here, answer), there) as client:
+        async with serving(Peer(here, answer, reactor), there) as client:
             await client.call(1, "daemon/ping")
             await client.call(2, "daemon/ping")
             await wait_all_tasks_blocked()
@@ -63,9 +64,9 @@ async def test_a_peer_that_goes_with_unread_answers_resets_the_link_quietly() ->
     assert logs == []
 
 
-async def test_a_peer_that_goes_while_a_large_answer_is_half_written_ends_the_link() -> None:
+async def test_a_peer_that_goes_while_a_large_answer_is_half_written_ends_the_link(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, lambda _method, _params: {"text": "x" * 8_000_000})
+    peer = Peer(here, lambda _method, _params: {"text": "x" * 8_000_000}, reactor)
 
     async with serving(peer, there) as client:
         await client.call(1, "any")
@@ -76,9 +77,9 @@ async def test_a_peer_that_goes_while_a_large_answer_is_half_written_ends_the_li
     assert repr(peer) == "<Peer closed, 0 pending, 0 in flight>"
 
 
-async def test_our_requests_fail_when_the_link_ends() -> None:
+async def test_our_requests_fail_when_the_link_ends(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, answer)
+    peer = Peer(here, answer, reactor)
 
     async with serving(peer, there) as client, trio.open_nursery() as asking:
 
@@ -94,14 +95,14 @@ async def test_our_requests_fail_when_the_link_ends() -> None:
         await peer.request("ask", {})
 
 
-async def test_a_method_that_asks_a_peer_who_writes_no_more_is_not_left_waiting() -> None:
+async def test_a_method_that_asks_a_peer_who_writes_no_more_is_not_left_waiting(reactor: Reactor) -> None:
     async def ask_back() -> object:
         with pytest.raises(trio.BrokenResourceError):
             await peer.request("ask", {})
         return {"asked": False}
 
     here, there = socket.socketpair()
-    peer = Peer(here, lambda _method, _params: ask_back())
+    peer = Peer(here, lambda _method, _params: ask_back(), reactor)
     async with serving(peer, there) as client:
         await client.call(1, "any")
         await client.receive_text()
@@ -110,7 +111,7 @@ async def test_a_method_that_asks_a_peer_who_writes_no_more_is_not_left_waiting(
         assert brief(await client.receive_rest()) == (1, {"asked": False})
 
 
-async def test_sixty_thousand_unread_pings_take_bounded_memory_and_lose_no_answer() -> None:
+async def test_sixty_thousand_unread_pings_take_bounded_memory_and_lose_no_answer(reactor: Reactor) -> None:
     count = 60_000
     backlogs: list[int] = []
 
@@ -119,7 +120,7 @@ async def test_sixty_thousand_unread_pings_take_bounded_memory_and_lose_no_answe
         return answer(method, params)
 
     here, there = socket.socketpair()
-    peer = Peer(here, watch)
+    peer = Peer(here, watch, reactor)
     async with serving(peer, there) as client, trio.open_nursery() as writing:
 
         async def write() -> None:
@@ -135,7 +136,7 @@ async def test_sixty_thousand_unread_pings_take_bounded_memory_and_lose_no_answe
     assert max(backlogs) <= HIGH_WATER
 
 
-async def test_large_answers_are_not_made_while_the_earlier_ones_are_unread() -> None:
+async def test_large_answers_are_not_made_while_the_earlier_ones_are_unread(reactor: Reactor) -> None:
     made = 0
 
     def make(_method: str, _params: Raw) -> object:
@@ -144,7 +145,7 @@ async def test_large_answers_are_not_made_while_the_earlier_ones_are_unread() ->
         return {"text": "x" * 1_000_000}
 
     here, there = socket.socketpair()
-    async with serving(Peer(here, make), there) as client:
+    async with serving(Peer(here, make, reactor), there) as client:
         await client.stream.send_all(b"".join(PING % i for i in range(50)))
         await client.stream.send_eof()
         await wait_all_tasks_blocked()
@@ -154,10 +155,10 @@ async def test_large_answers_are_not_made_while_the_earlier_ones_are_unread() ->
     assert len(answers) == made == 50
 
 
-async def test_it_says_when_the_backlog_has_drained() -> None:
+async def test_it_says_when_the_backlog_has_drained(reactor: Reactor) -> None:
     drained: list[int] = []
     here, there = socket.socketpair()
-    peer = Peer(here, answer, on_drained=lambda: drained.append(peer.backlog))
+    peer = Peer(here, answer, reactor, on_drained=lambda: drained.append(peer.backlog))
     text = b'{"jsonrpc":"2.0","method":"event","params":{"text":"%b"}}' % (b"x" * 1000)
 
     async with serving(peer, there) as client:
@@ -175,9 +176,9 @@ async def test_it_says_when_the_backlog_has_drained() -> None:
         assert drained[0] <= LOW_WATER
 
 
-async def test_a_cancelled_caller_never_leaves_half_a_message() -> None:
+async def test_a_cancelled_caller_never_leaves_half_a_message(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, answer)
+    peer = Peer(here, answer, reactor)
 
     async with serving(peer, there) as client:
         async with trio.open_nursery() as asking:
@@ -192,11 +193,11 @@ async def test_a_cancelled_caller_never_leaves_half_a_message() -> None:
     assert texts[2] == b'{"last":1}'
 
 
-async def test_a_line_of_seventeen_mebibytes_is_answered_and_ends_the_link() -> None:
+async def test_a_line_of_seventeen_mebibytes_is_answered_and_ends_the_link(reactor: Reactor) -> None:
     gate = Gate()
     here, there = socket.socketpair()
 
-    async with serving(Peer(here, gate), there) as client:
+    async with serving(Peer(here, gate, reactor), there) as client:
         await client.call(1, "wait")
         await client.stream.send_all(b'{"jsonrpc":"2.0","text":"' + b"x" * 17 * 1024 * 1024)
         rest = await client.receive_rest()
@@ -205,18 +206,18 @@ async def test_a_line_of_seventeen_mebibytes_is_answered_and_ends_the_link() -> 
     assert gate.cancelled == 1
 
 
-async def test_a_message_that_stalls_half_way_ends_the_link() -> None:
+async def test_a_message_that_stalls_half_way_ends_the_link(reactor: Reactor) -> None:
     here, there = socket.socketpair()
 
-    async with serving(Peer(here, answer, limits=Limits(stall_seconds=0.01)), there) as client:
+    async with serving(Peer(here, answer, reactor, limits=Limits(stall_seconds=0.01)), there) as client:
         await client.stream.send_all(b'{"jsonrpc"')
 
         assert await client.receive_rest() == b""
 
 
-async def test_an_idle_link_never_stalls(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_idle_link_never_stalls(autojump_clock: trio.testing.MockClock, reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, answer)
+    peer = Peer(here, answer, reactor)
 
     client = LineClient(there)
     async with trio.open_nursery() as nursery:
@@ -227,9 +228,11 @@ async def test_an_idle_link_never_stalls(autojump_clock: trio.testing.MockClock)
         await client.stream.aclose()
 
 
-async def test_a_half_closed_peer_that_never_reads_is_closed_in_the_end() -> None:
+async def test_a_half_closed_peer_that_never_reads_is_closed_in_the_end(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, lambda _method, _params: {"text": "x" * 900_000}, limits=Limits(stall_seconds=0.01))
+    peer = Peer(
+        here, lambda _method, _params: {"text": "x" * 900_000}, reactor, limits=Limits(stall_seconds=0.01)
+    )
     client = LineClient(there)
 
     with trio.fail_after(PATIENCE):
@@ -242,10 +245,10 @@ async def test_a_half_closed_peer_that_never_reads_is_closed_in_the_end() -> Non
     await client.stream.aclose()
 
 
-async def test_it_can_be_closed_at_any_time_and_any_number_of_times() -> None:
+async def test_it_can_be_closed_at_any_time_and_any_number_of_times(reactor: Reactor) -> None:
     gate = Gate()
     here, there = socket.socketpair()
-    peer = Peer(here, gate)
+    peer = Peer(here, gate, reactor)
 
     async with serving(peer, there) as client:
         await client.call(1, "wait")
@@ -261,10 +264,10 @@ async def test_it_can_be_closed_at_any_time_and_any_number_of_times() -> None:
     assert here.fileno() == -1
 
 
-async def test_it_can_be_closed_before_it_is_served() -> None:
+async def test_it_can_be_closed_before_it_is_served(reactor: Reactor) -> None:
     here, there = socket.socketpair()
     with there:
-        peer = Peer(here, answer)
+        peer = Peer(here, answer, reactor)
 
         await peer.aclose(flush_seconds=1)
 
@@ -272,10 +275,10 @@ async def test_it_can_be_closed_before_it_is_served() -> None:
         await peer.serve()
 
 
-async def test_closing_with_a_flush_answers_what_is_in_flight_and_reads_nothing_new() -> None:
+async def test_closing_with_a_flush_answers_what_is_in_flight_and_reads_nothing_new(reactor: Reactor) -> None:
     gate = Gate()
     here, there = socket.socketpair()
-    peer = Peer(here, gate)
+    peer = Peer(here, gate, reactor)
     answers: list[Brief] = []
 
     async with serving(peer, there) as client, trio.open_nursery() as closing:
@@ -290,9 +293,9 @@ async def test_closing_with_a_flush_answers_what_is_in_flight_and_reads_nothing_
     assert_same(answers, [(1, {"waited": True})])
 
 
-async def test_closing_with_a_flush_is_done_even_by_a_cancelled_caller() -> None:
+async def test_closing_with_a_flush_is_done_even_by_a_cancelled_caller(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, answer)
+    peer = Peer(here, answer, reactor)
 
     async with serving(peer, there) as client, trio.open_nursery() as closing:
 
@@ -311,9 +314,9 @@ async def test_closing_with_a_flush_is_done_even_by_a_cancelled_caller() -> None
     assert len(text) == 8_000_003
 
 
-async def test_closing_with_a_flush_is_bounded_when_nobody_reads() -> None:
+async def test_closing_with_a_flush_is_bounded_when_nobody_reads(reactor: Reactor) -> None:
     here, there = socket.socketpair()
-    peer = Peer(here, answer)
+    peer = Peer(here, answer, reactor)
 
     async with serving(peer, there):
         peer.post(b'"%b"' % (b"x" * 8_000_000))
@@ -325,14 +328,16 @@ async def test_closing_with_a_flush_is_bounded_when_nobody_reads() -> None:
     assert repr(peer) == "<Peer closed, 0 pending, 0 in flight>"
 
 
-async def test_cancelling_the_server_cancels_what_is_in_flight_and_closes_the_socket() -> None:
+async def test_cancelling_the_server_cancels_what_is_in_flight_and_closes_the_socket(
+    reactor: Reactor,
+) -> None:
     gate = Gate()
     here, there = socket.socketpair()
     client = LineClient(there)
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Peer(here, gate).serve)
+            nursery.start_soon(Peer(here, gate, reactor).serve)
             await client.call(1, "wait")
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()

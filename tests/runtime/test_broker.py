@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from crabd.events import AnyEvent, RunEnded, TextDelta, TextEnd, TextStart, ThinkingDelta
 from crabd.messages import Usage
-from crabd.runtime.broker import MAX_BACKLOG, MERGE_BACKLOG, RING_BYTES, Broker, Topic
+from crabd.runtime.broker import FRESH_BYTES, MAX_BACKLOG, MERGE_BACKLOG, RING_BYTES, Broker, Topic
 
 ENDED = RunEnded("end_turn", Usage(), True)
 # So large that only a handful are kept.
@@ -25,6 +26,9 @@ class Reader:
 
     def post(self, payload: bytes) -> None:
         self.payloads.append(payload)
+
+    def post_at_once(self, bundle: Sequence[bytes]) -> bool:
+        return False
 
     def stop_reading(self) -> None:
         self.backlog = MAX_BACKLOG + 1
@@ -410,3 +414,88 @@ def test_a_new_picture_stands_for_what_was_held() -> None:
     publish(topic, TextDelta("b"))
 
     assert [told(payload)["text"] for payload in reader.payloads] == ["b"]
+
+
+class Tick:
+    """A broker whose events wait until the wake-up is over, and a reader that takes them in bundles."""
+
+    def __init__(self) -> None:
+        self.due: list[Broker] = []
+        self.broker = Broker("epoch", lambda payload: payload, tuple, self.due.append)
+
+    def over(self) -> None:
+        while self.due:
+            self.due.pop().flush()
+
+
+class Prompt(Reader):
+    """A subscriber that has nothing unread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bundles: list[Sequence[bytes]] = []
+
+    def post_at_once(self, bundle: Sequence[bytes]) -> bool:
+        self.bundles.append(bundle)
+        self.payloads += bundle
+        return True
+
+
+def test_what_arises_in_one_wake_up_leaves_together_and_is_one_object_for_all() -> None:
+    tick = Tick()
+    topic, readers = tick.broker.topic("a_b_1"), [Prompt() for _ in range(3)]
+    topic.subscribe(readers[0])
+    tick.broker.watch(readers[1])
+    topic.follow(readers[2], "r1")
+
+    topic.publish(TextStart(), "r1")
+    topic.publish(TextDelta("a"), "r1")
+    assert [len(tick.due), readers[0].bundles] == [1, []]
+    tick.over()
+
+    assert [reader.seqs for reader in readers] == [[1, 2]] * 3
+    assert all(reader.bundles[0] is readers[0].bundles[0] for reader in readers)
+
+
+def test_a_follower_gets_of_a_bundle_what_is_of_its_run() -> None:
+    tick, reader = Tick(), Prompt()
+    topic = tick.broker.topic("a_b_1")
+    topic.follow(reader, "r2")
+
+    for run in ("r1", "r2", "r1", "r2"):
+        topic.publish(TextStart(), run)
+    tick.over()
+
+    assert reader.seqs == [2, 4]
+
+
+def test_who_comes_or_goes_in_mid_wake_up_gets_what_is_published_while_it_is_there() -> None:
+    tick, reader = Tick(), Prompt()
+    topic = tick.broker.topic("a_b_1")
+
+    topic.publish(TextStart())
+    topic.subscribe(reader)
+    topic.publish(TextDelta("a"))
+    topic.unsubscribe(reader)
+    topic.publish(TextDelta("b"))
+    tick.broker.watch(reader)
+    topic.publish(TextDelta("c"))
+    tick.broker.unwatch(reader)
+    topic.follow(reader, "r1")
+    topic.publish(TextDelta("d"), "r1")
+    topic.unfollow(reader, "r1")
+    tick.over()
+
+    assert reader.seqs == [2, 4, 5]
+
+
+def test_a_large_burst_does_not_wait_for_the_wake_up_to_be_over() -> None:
+    tick, reader = Tick(), Prompt()
+    topic = tick.broker.topic("a_b_1")
+    topic.subscribe(reader)
+
+    publish(topic, TextDelta("x" * FRESH_BYTES), TextEnd(), TextStart())
+
+    assert reader.seqs == [1, 2]
+    tick.over()
+    assert reader.seqs == [1, 2, 3]

@@ -62,6 +62,9 @@ class Bench:
     def post(self, payload: bytes) -> None:
         self.events.append(msgspec.json.decode(payload, type=dict[str, object]))
 
+    def post_at_once(self, bundle: Sequence[bytes]) -> bool:
+        return False
+
     async def session(self, sender: str = "user") -> Session:
         session, _ = await self.runtime.get_or_create(
             Identity("crab", sender), topic=None, description=None, cwd=None

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from msgspec import Raw
 
-from crabd.api.daemon import DaemonStatus, Pong, Reloaded, ShutdownStarted
+from crabd.api.daemon import DaemonStatus, Reloaded, ShutdownStarted
 from crabd.api.sessions import Accepted, RunResult, SessionPage
 from crabd.errors import CrabdError, NotFound, ProviderError, SessionBusy
 from crabd.providers.base import TextChunk
@@ -58,13 +59,16 @@ class Client:
     def post(self, payload: bytes) -> None:
         self.events.append(json.loads(payload))
 
+    def post_at_once(self, bundle: Sequence[bytes]) -> bool:
+        return False
+
     @property
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
 
     def ask(self, method: str, **params: object) -> object:
         """Ask, and return the result, or the awaitable of it."""
-        return answer(self.caller, method, msgspec.json.encode(params))
+        return answer(self.caller, method, Raw(msgspec.json.encode(params)))
 
     async def call(self, method: str, **params: object) -> Any:
         """Ask and wait for the result."""
@@ -138,14 +142,6 @@ async def test_parameters_that_do_not_fit_never_reach_a_handler() -> None:
 
     assert refused.value.path == "$.grace"
     assert desk.control.graces == []
-
-
-@pytest.mark.parametrize("params", [b"", b"null", b"[]", b"{}"])
-async def test_no_parameters_may_be_spelled_in_every_way(params: bytes) -> None:
-    async with open_desk() as desk:
-        result = answer(desk.client().caller, "daemon/ping", params)
-
-    assert result == Pong(True)
 
 
 async def test_a_quick_answer_is_a_result_and_a_slow_one_is_awaited() -> None:
