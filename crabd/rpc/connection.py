@@ -39,9 +39,6 @@ from crabd.rpc.framing import Framing, FramingError, MessageTooLarge, PayloadRea
 # Vim 9.0 takes a request whose id equals one of its own for the answer to that: stay out of its way.
 FIRST_REQUEST_ID = 2**30
 
-# A batch is answered as a whole, so that its answers wait in memory for the slowest.
-MAX_BATCH = 1024
-
 # Two spellings of one thing: LSP's, and the one of the Agent Client Protocol.
 _CANCEL_FIELDS = {"$/cancelRequest": "id", "$/cancel_request": "requestId"}
 
@@ -229,10 +226,6 @@ class Connection:
             members = decode_batch(payload)
         except InvalidMessage as exc:
             self.post(encode_error(None, exc.error))
-            return
-        if not 0 < len(members) <= MAX_BATCH:
-            problem = f"a batch holds 1 to {MAX_BATCH} messages, not {len(members)}"
-            self.post(encode_error(None, RpcError(INVALID_REQUEST, problem)))
             return
         batch = _Batch()
         for member in members:

@@ -5,11 +5,13 @@ Parameters and results stay undecoded (``msgspec.Raw``). Knows nothing of links,
 
 from __future__ import annotations
 
+import re
+from array import array
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -22,9 +24,13 @@ CANCELLED = -32800
 # Deeper than any document of ours by far, and shallow enough for every decoder's stack, clients' included.
 MAX_NESTING = 128
 
+# A batch is answered as a whole, so that its answers wait in memory for the slowest.
+MAX_BATCH = 1024
+
 Id: TypeAlias = int | str
 
 _ABSENT = Raw(b"")
+_NULL = Raw(b"null")
 
 # What all spellings of "no parameters" become: Emacs sends null, Lua an empty array.
 NO_PARAMS = Raw(b"{}")
@@ -98,6 +104,22 @@ class _Wire(Struct, gc=False):
     error: Raw = _ABSENT
 
 
+class _Kind(Struct, gc=False):
+    """What tells of a misfit which message it was meant to be."""
+
+    id: Raw = _NULL
+    method: Raw = _ABSENT
+    result: Raw = _ABSENT
+    error: Raw = _ABSENT
+
+
+# An array of which only so many members are kept: one that holds millions must not cost a gigabyte before
+# they are counted.
+_Batch = msgspec.defstruct(
+    "_Batch", [(f"member_{n}", Raw, _ABSENT) for n in range(MAX_BATCH + 1)], array_like=True, gc=False
+)
+
+
 class _WireError(Struct, omit_defaults=True):
     code: int
     message: str
@@ -107,13 +129,12 @@ class _WireError(Struct, omit_defaults=True):
 _wire_decoder = msgspec.json.Decoder(_Wire)
 _request_decoder = msgspec.json.Decoder(Request)
 _error_decoder = msgspec.json.Decoder(_WireError)
-_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
-_array_decoder = msgspec.json.Decoder(list[Raw])
+_kind_decoder = msgspec.json.Decoder(_Kind)
+_batch_decoder = msgspec.json.Decoder(_Batch)
 _text_decoder = msgspec.json.Decoder(Raw)
 _id_decoder: msgspec.json.Decoder[Id] = msgspec.json.Decoder(int | str)
 
 _PARAMS_START = b"{["
-_NULL = Raw(b"null")
 
 
 def decode_message(text: bytes) -> Message | None:
@@ -172,13 +193,17 @@ def decode_batch(text: bytes) -> list[bytes]:
     """Cut a JSON array into the texts of its members.
 
     Raises:
-      InvalidMessage: the text is no JSON.
+      InvalidMessage: the text is no JSON, or has no members, or more than ``MAX_BATCH``.
     """
     try:
         _check_utf8(text)
-        return [bytes(member) for member in _array_decoder.decode(text)]
+        members = structs.astuple(_batch_decoder.decode(text))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _unreadable(exc) from exc
+    texts = [bytes(member) for member in members if member is not _ABSENT]
+    if not 0 < len(texts) <= MAX_BATCH:
+        raise _invalid(f"a batch holds 1 to {MAX_BATCH} messages")
+    return texts
 
 
 def is_too_deep(text: bytes) -> bool:
@@ -189,12 +214,14 @@ def is_too_deep(text: bytes) -> bool:
     if not _may_be_too_deep(text):
         return False
     marks = text.replace(rb"\\", b"").replace(rb"\"", b"").translate(_SQUARE, _NO_MARKS)
-    # Every second piece between quotes is inside a string. Two neighbouring quotes can go first: that
-    # changes no other mark's side, and leaves nothing of the many strings that hold no bracket.
-    brackets = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
-    if brackets.count(b"[") != brackets.count(b"]"):
+    # Two neighbouring quotes can go first: that changes no other mark's side, and leaves nothing of the many
+    # strings that hold no bracket.
+    brackets = _MARKED_STRING.sub(b"", marks.replace(b'""', b""))
+    if b'"' in brackets or brackets.count(b"[") != brackets.count(b"]"):
         return False
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_NESTING
+    # The innermost level is most of them, and takes no counting.
+    outer = brackets.replace(b"[]", b"").translate(_SIGNS)
+    return max(accumulate(array("b", outer)), default=0) >= MAX_NESTING
 
 
 def _may_be_too_deep(text: bytes) -> bool:
@@ -204,7 +231,9 @@ def _may_be_too_deep(text: bytes) -> bool:
 
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
-_STEPS = {ord("["): 1, ord("]"): -1}
+# Read as signed bytes: 1 and -1.
+_SIGNS = bytes.maketrans(b"[]", b"\x01\xff")
+_MARKED_STRING = re.compile(rb'"[^"]*"')
 
 
 def encode_result(request_id: Id, result: object) -> bytes:
@@ -312,14 +341,14 @@ def _judge_misfit(text: bytes, problem: str) -> InvalidMessage | None:
     try:
         # The fit is judged from left to right: what comes after the misfit may be no JSON at all.
         _text_decoder.decode(text)
-        fields = _fields_decoder.decode(text)
+        kind = _kind_decoder.decode(text)
     except msgspec.ValidationError:
         return _invalid(problem)
     except (msgspec.DecodeError, RecursionError) as exc:
         return _unreadable(exc)
-    if "method" not in fields and fields.keys() & {"result", "error"}:
+    if kind.method is _ABSENT and not (kind.result is kind.error is _ABSENT):
         return None
-    return _invalid(problem, _read_id(fields.get("id", _NULL)))
+    return _invalid(problem, _read_id(kind.id))
 
 
 def _read_id(raw: Raw) -> Id | None:
