@@ -8,6 +8,8 @@ import os
 import sys
 
 import structlog
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 # What sd-daemon(3) has the journal read at the beginning of a line: the levels of syslog(3).
@@ -29,7 +31,8 @@ def choose_renderers() -> list[Processor]:
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     if sys.stderr.isatty():
         return [stamp, structlog.dev.ConsoleRenderer()]
-    tracebacks = structlog.processors.dict_tracebacks
+    # Without local variables: among them are what people say, and keys.
+    tracebacks = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
     if is_journal(sys.stderr.fileno()):
         # The journal has the time of its own.
         return [tracebacks, JournalRenderer()]

@@ -16,6 +16,7 @@ log = structlog.get_logger()
 log.debug("unseen")
 log.info("ready", pid=7)
 log.warning("odd\\nline")
+key = "sk-" + "secret"
 try:
     raise ValueError("why")
 except ValueError:
@@ -39,6 +40,13 @@ def test_programs_read_a_json_object_a_line(tmp_path: Path) -> None:
     assert first["timestamp"].endswith("Z")
     assert second["event"] == "odd\nline"
     assert third["exception"][0]["exc_value"] == "why"
+
+
+def test_a_traceback_tells_where_and_not_what_was_at_hand(tmp_path: Path) -> None:
+    (*_, failed) = lines(tmp_path / "log")
+
+    assert json.loads(failed)["exception"][0]["frames"][0]["lineno"] == 11
+    assert "sk-secret" not in failed
 
 
 def test_the_journal_reads_priorities_and_no_times(tmp_path: Path) -> None:

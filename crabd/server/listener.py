@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
 import struct
@@ -15,6 +16,7 @@ import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from crabd.api.address import UnsafeDirectory, prepare_directory
 from crabd.errors import CrabdError
 
 # On a Unix socket a full backlog refuses at once, so a burst of clients must find room.
@@ -22,6 +24,12 @@ BACKLOG = 4096
 # What accept(2) says when this process or the machine has no descriptor or memory left for one more.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 EXHAUSTED_PAUSE = 0.1
+ADVICE = "close clients, or raise the limit of open files: LimitNOFILE in crabd.service, or ulimit -n"
+# What newcomers leave to those who are in: a session's log, a connection to a model, the pipes of a tool. Of
+# a small limit they leave a quarter.
+RESERVED_DESCRIPTORS = 64
+# Who comes in before the others have their turn.
+ACCEPT_BATCH = 16
 # struct ucred of socket(7): pid, uid, gid.
 CREDENTIALS = struct.Struct("3i")
 
@@ -69,26 +77,45 @@ class Listener:
     async def serve(self, welcome: Callable[[socket.socket], None]) -> None:
         """Accept clients until cancelled, and hand each to ``welcome``, which owns it from then on.
 
-        Without descriptors left it pauses and goes on: those who wait stay in the backlog.
+        When descriptors run short it pauses: those who wait stay in the backlog and are served later.
         """
+        is_paused = False
         while True:
             await trio.lowlevel.wait_readable(self._sock)
+            problem = self._admit(welcome)
+            if problem is None:
+                if is_paused:
+                    log.info("accept_resumed")
+                is_paused = False
+                continue
+            if not is_paused:
+                # Once for all who have to wait, however often it is tried again.
+                log.warning("accept_paused", problem=problem, advice=ADVICE)
+            is_paused = True
+            await trio.sleep(EXHAUSTED_PAUSE)
+
+    def _admit(self, welcome: Callable[[socket.socket], None]) -> str | None:
+        """Let in who waits, up to a number; tell what keeps the next one out, if something does."""
+        for _ in range(ACCEPT_BATCH):
+            if not has_room(self._sock):
+                return os.strerror(errno.EMFILE)
             try:
                 client, _ = self._sock.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            except BlockingIOError:
+                break
+            except ConnectionAbortedError:
                 continue
             except OSError as exc:
                 if exc.errno not in EXHAUSTED:
                     raise
-                log.warning("accept_paused", problem=exc.strerror)
-                await trio.sleep(EXHAUSTED_PAUSE)
-                continue
+                return exc.strerror
             client.setblocking(False)
             if is_ours(client):
                 welcome(client)
             else:
                 log.warning("stranger_refused")
                 client.close()
+        return None
 
     def stop(self) -> None:
         """Refuse newcomers. The place stays ours, so that no other daemon begins before this one ends."""
@@ -102,6 +129,18 @@ class Listener:
             self.path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
+
+
+def has_room(sock: socket.socket) -> bool:
+    """Tell whether one more client would leave enough descriptors for the work of those who are in."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        # The lowest number that is free: about as many are taken as it says.
+        lowest = os.dup(sock.fileno())
+    except OSError:
+        return False
+    os.close(lowest)
+    return lowest < limit - min(RESERVED_DESCRIPTORS, limit // 4)
 
 
 def is_ours(client: socket.socket) -> bool:
@@ -146,22 +185,10 @@ def check_directory(directory: Path) -> None:
     Raises:
       UnsafeSocket: it is a link, somebody else's or open to others, or its parent is.
     """
-    parent = directory.parent
-    parent.parent.mkdir(parents=True, exist_ok=True)
-    parent.mkdir(exist_ok=True, mode=0o700)
-    directory.mkdir(exist_ok=True, mode=0o700)
-    above = parent.stat()
-    # In a sticky directory, as /tmp is, only the owner of an entry may replace it.
-    is_shared = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
-    if above.st_uid not in (0, os.getuid()) or is_shared:
-        raise UnsafeSocket(str(parent), "can be changed by others")
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise UnsafeSocket(str(directory), "is not a directory")
-    if found.st_uid != os.getuid():
-        raise UnsafeSocket(str(directory), f"belongs to user {found.st_uid}")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise UnsafeSocket(str(directory), f"is open to others (mode {stat.S_IMODE(found.st_mode):04o})")
+    try:
+        prepare_directory(str(directory))
+    except UnsafeDirectory as exc:
+        raise UnsafeSocket(exc.path, exc.problem) from exc
 
 
 def take_lock(path: Path) -> int:

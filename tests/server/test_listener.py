@@ -30,21 +30,22 @@ os.setuid(int(sys.argv[2]))
 sock.connect("\\0" + sys.argv[1])
 print(sock.recv(1))
 """
-# A daemon's door in a process that has no descriptor left. They come back once it has said that it pauses.
+# A daemon's door in a process that has no descriptor left. They come back once it has tried for ten seconds,
+# of which the clock makes none; it counts how often it looked.
 EXHAUSTED = """
 import os, resource, socket, sys
 from contextlib import suppress
 from pathlib import Path
-import structlog, trio
+import structlog, trio, trio.testing
 from crabd.server.listener import open_listener
 
 taken = []
+steps = 0
 
-def let_go(logger, name, event):
-    print(event["event"], event["problem"])
-    while taken:
-        os.close(taken.pop())
-    return event
+class Steps(trio.abc.Instrument):
+    def task_scheduled(self, task):
+        global steps
+        steps += task.name.endswith("Listener.serve")
 
 async def main():
     welcomed = trio.Event()
@@ -61,14 +62,19 @@ async def main():
         welcomed.set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listener.serve, welcome)
-        with trio.fail_after(10):
+        await trio.sleep(10)
+        print("looked", steps // 2, "times")
+        while len(taken) > int(sys.argv[2]):
+            os.close(taken.pop())
+        with trio.move_on_after(10):
             await welcomed.wait()
         nursery.cancel_scope.cancel()
-    print(client.recv(5).decode())
+    client.setblocking(False)
+    print(client.recv(5).decode() if welcomed.is_set() else "nobody")
 
-structlog.configure(processors=[let_go, structlog.processors.KeyValueRenderer()],
-                    logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-trio.run(main)
+structlog.configure(processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
+                    logger_factory=structlog.PrintLoggerFactory(sys.stdout))
+trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[Steps()])
 """
 
 
@@ -251,11 +257,11 @@ def be_below_somebody_elses(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "problem"),
     [
-        (be_a_link, "is not a directory"),
+        (be_a_link, "is a symbolic link"),
         (be_open, "is open to others (mode 0750)"),
         (be_below_an_open_one, "can be changed by others"),
         (be_below_a_group, "can be changed by others"),
-        pytest.param(be_somebody_elses, f"belongs to user {NOBODY}", marks=as_root),
+        pytest.param(be_somebody_elses, f"belongs to another user (uid {NOBODY})", marks=as_root),
         pytest.param(be_below_somebody_elses, "can be changed by others", marks=as_root),
     ],
 )
@@ -352,13 +358,30 @@ async def test_a_stranger_is_hung_up_on_and_the_next_one_is_welcomed() -> None:
     assert told == ["b''\n"]
 
 
-def test_without_descriptors_it_pauses_and_welcomes_who_waits_when_there_are_some_again(path: Path) -> None:
+def exhaust(path: Path, *, kept: int) -> list[str]:
+    """Run a listener without descriptors, then with all of 64 but those of its own and ``kept`` more."""
     done = subprocess.run(
-        [sys.executable, "-c", EXHAUSTED, str(path)],
+        [sys.executable, "-c", EXHAUSTED, str(path), str(kept)],
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
-    assert done.stdout.splitlines() == ["accept_paused Too many open files", "hello"], done.stderr
+
+def test_without_descriptors_it_says_so_once_and_looks_ten_times_a_second(path: Path) -> None:
+    told, looked, *_ = exhaust(path, kept=0)
+
+    assert told.startswith("event='accept_paused' problem='Too many open files' advice=")
+    assert looked in {f"looked {times} times" for times in range(99, 102)}
+
+
+def test_who_waits_is_welcomed_when_there_are_descriptors_again(path: Path) -> None:
+    assert exhaust(path, kept=0)[2:] == ["event='accept_resumed'", "hello"]
+
+
+def test_the_last_quarter_of_few_descriptors_is_not_for_newcomers(path: Path) -> None:
+    # Of 64 it has some eight for itself, so that less than a quarter is free.
+    assert exhaust(path, kept=48)[2:] == ["nobody"]

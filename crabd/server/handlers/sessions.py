@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator
 from itertools import islice
 
+import trio
 from msgspec import structs
 
 from crabd.api import sessions as api
-from crabd.errors import NoRun
+from crabd.errors import NoRun, StoreError
 from crabd.events import SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.router import Identity
@@ -17,18 +18,25 @@ from crabd.runtime.ticket import Admission, Outcome, Steering, Ticket
 from crabd.server.caller import Caller
 from crabd.server.line import Place
 
+# Far longer than any log takes to read: whoever waits longer has a disk in trouble.
+LOADING_SECONDS = 30.0
+
 
 def get_or_create(caller: Caller, params: api.GetOrCreate) -> api.GotOrCreated | Awaitable[api.GotOrCreated]:
     identity = Identity(params.agent, params.sender, params.ephemeral)
     active = caller.runtime.sessions.find_active(identity, params.topic)
-    if active is not None:
+    if active is not None and params.request_key is None:
         return _got(caller, active, False)
     return _get_or_create(caller, identity, params)
 
 
 async def _get_or_create(caller: Caller, identity: Identity, params: api.GetOrCreate) -> api.GotOrCreated:
     session, is_new = await caller.runtime.get_or_create(
-        identity, topic=params.topic, description=params.description, cwd=params.cwd
+        identity,
+        topic=params.topic,
+        description=params.description,
+        cwd=params.cwd,
+        request_key=params.request_key,
     )
     return _got(caller, session, is_new)
 
@@ -49,8 +57,15 @@ def send(caller: Caller, params: api.Send) -> Awaitable[api.RunResult | api.Acce
 
 
 async def _load_and_send(caller: Caller, params: api.Send, place: Place) -> api.RunResult | api.Accepted:
-    async with place.turn():
-        sending = _send(caller, await caller.runtime.sessions.load(params.session), params)
+    try:
+        # Whoever sent it may be gone before the session is there. It counts all the same, as it would if the
+        # session had been live: which ones are is not for clients to notice.
+        with trio.fail_after(LOADING_SECONDS, shield=True):
+            async with place.turn():
+                sending = _send(caller, await caller.runtime.sessions.load(params.session), params)
+    except trio.TooSlowError:
+        problem = f"it was not loaded within {LOADING_SECONDS:g} s: check the disk, then send again"
+        raise StoreError("io", problem, session=params.session) from None
     return await sending
 
 
@@ -95,11 +110,25 @@ def _result(outcome: Outcome) -> api.RunResult:
 
 def steer(caller: Caller, params: api.Steer) -> Awaitable[api.SteerQueued]:
     live = caller.runtime.sessions.find_live(params.session)
-    if live is None:
-        caller.runtime.sessions.meta(params.session)
+    is_next = caller.line.is_empty(params.session)
+    if live is not None and is_next:
+        return _steer(caller, live, params)
+    caller.runtime.sessions.meta(params.session)
+    if is_next and params.request_key is None:
         raise NoRun(params.session)
-    steering = caller.runtime.admit_steer(live, _blocks(params.content))
-    return _finish_steer(caller, live, steering)
+    return _load_and_steer(caller, params, caller.line.take_place(params.session))
+
+
+async def _load_and_steer(caller: Caller, params: api.Steer, place: Place) -> api.SteerQueued:
+    """Look whether the session knows the key, or whether what stands in front has a run going by then."""
+    async with place.turn():
+        steering = _steer(caller, await caller.runtime.sessions.load(params.session), params)
+    return await steering
+
+
+def _steer(caller: Caller, session: Session, params: api.Steer) -> Awaitable[api.SteerQueued]:
+    steering = caller.runtime.admit_steer(session, _blocks(params.content), params.request_key)
+    return _finish_steer(caller, session, steering)
 
 
 async def _finish_steer(caller: Caller, session: Session, steering: Steering) -> api.SteerQueued:
@@ -114,16 +143,16 @@ async def cancel(caller: Caller, params: api.Cancel) -> api.Cancelled:
 
 async def compact(caller: Caller, params: api.Compact) -> api.CompactResult:
     session = await caller.runtime.sessions.load(params.session)
-    done = await caller.runtime.compact(session, params.instructions)
+    done = await caller.runtime.compact(session, params.instructions, params.request_key)
     return api.CompactResult(done.archive, done.summary, done.usage_before, done.usage_after)
 
 
 async def close(caller: Caller, params: api.Close) -> api.Closed:
-    return api.Closed(await caller.runtime.sessions.close(params.session, cancel=params.cancel))
+    return api.Closed(await caller.runtime.close(params.session, cancel=params.cancel))
 
 
-async def delete(caller: Caller, params: api.OfSession) -> api.Deleted:
-    await caller.runtime.sessions.delete(params.session)
+async def delete(caller: Caller, params: api.Delete) -> api.Deleted:
+    await caller.runtime.delete(params.session, params.request_key)
     return api.Deleted(True)
 
 
