@@ -14,12 +14,10 @@ if TYPE_CHECKING:
 USAGE = 2
 NO_DAEMON = 3
 
-# A failure that never reached the daemon has no code of the protocol; this one is left to servers.
-NO_DAEMON_CODE = -32000
-
 EXIT_CODES = {
     errors.INVALID_PARAMS: USAGE,
     errors.METHOD_NOT_FOUND: USAGE,
+    errors.NOT_STARTED: NO_DAEMON,
     errors.NOT_FOUND: 4,
     errors.REFUSED: 5,
 }
@@ -46,7 +44,7 @@ def describe(exc: UsageError | NoDaemon | RemoteError) -> tuple[int, dict[str, A
     code, exit_code, kind = (
         (errors.INVALID_PARAMS, USAGE, "usage")
         if isinstance(exc, UsageError)
-        else (NO_DAEMON_CODE, NO_DAEMON, "no_daemon")
+        else (errors.NOT_STARTED, NO_DAEMON, "no_daemon")
     )
     return exit_code, {"code": code, "message": str(exc), "data": {"kind": kind}}, harmless(str(exc))
 

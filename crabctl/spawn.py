@@ -1,6 +1,7 @@
 """Starts the daemon when nobody listens. However many callers want one at once, one is started.
 
-The daemon outlives the caller: it has its own session and its own log file, and it stands in ``/``.
+The user's service manager does it, where crabd is one of its services. Elsewhere the daemon is a process of
+ours that outlives us: it has its own session and its own log file, and it stands in ``/``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_IMODE, S_ISDIR, S_ISLNK
 from time import monotonic, sleep
 
-from crabctl.client import Link, NoDaemon, dial
+from crabctl import systemd
+from crabctl.client import Link, NoDaemon, RemoteError, dial
+from crabd.api.address import UnsafeDirectory, prepare_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,18 +44,11 @@ def start(path: str) -> Link:
       NoDaemon: it did not start; the sentence ends with what the daemon itself said.
     """
     path = os.path.abspath(path)  # noqa: PTH100  # resolve() would follow the links that are checked below
-    _prepare_directory(Path(path).parent)
-    with _only_one(f"{path}.spawn"):
-        link = _dial_when_free(path)
+    with only_one_starts(path):
+        link = dial_when_free(path)
         if link is not None:
             return link
-        log = log_file()
-        told_before = _open_log(log)
-        _launch(path, log)
-    link = dial(path)
-    if link is None:
-        raise NoDaemon(f"crabd did not start:\n{_tail(log, told_before)}\n  the whole log: {log}")
-    return link
+        return _start_process(path) if systemd.find(path) is None else _start_service(path)
 
 
 def log_file() -> Path:
@@ -65,31 +60,26 @@ def log_file() -> Path:
     return (Path(home) if home else Path.home() / ".local/state") / "crabd/crabd.log"
 
 
-def _prepare_directory(directory: Path) -> None:
-    """Make the socket's directory, for us alone; refuse one in which somebody else could put a socket."""
+@contextmanager
+def only_one_starts(path: str) -> Generator[None]:
+    """Make the socket's directory and hold the lock of those who start a daemon there; the wait has a limit.
+
+    Raises:
+      NoDaemon: the directory is not safe, or somebody holds the lock for too long.
+    """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.lstat()
+        prepare_directory(os.path.dirname(path))  # noqa: PTH120  # as the path is text
+    except UnsafeDirectory as exc:
+        advice = "mend that, or choose another with --socket or $CRABD_SOCKET"
+        raise NoDaemon(f"the socket's directory {exc}: {advice}") from exc
     except OSError as exc:
-        raise NoDaemon(f"cannot make the socket's directory {directory}: {exc.strerror}") from exc
-    refused = None
-    if S_ISLNK(found.st_mode):
-        refused = "is a symbolic link"
-    elif not S_ISDIR(found.st_mode):
-        refused = "is not a directory"
-    elif found.st_uid != os.getuid():
-        refused = f"belongs to another user (uid {found.st_uid})"
-    elif S_IMODE(found.st_mode) & 0o077:
-        refused = f"is open to others: chmod 700 {directory}"
-    if refused:
-        raise NoDaemon(
-            f"the socket's directory {directory} {refused}, or choose another with --socket or $CRABD_SOCKET"
-        )
+        raise NoDaemon(f"cannot make the directory of {path}: {exc.strerror}") from exc
+    with _locked(f"{path}.spawn"):
+        yield
 
 
 @contextmanager
-def _only_one(lock: str) -> Generator[None]:
-    """Hold the lock of those who start a daemon; waiting for it ends with the limit."""
+def _locked(lock: str) -> Generator[None]:
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
@@ -111,7 +101,7 @@ def _only_one(lock: str) -> Generator[None]:
         os.close(descriptor)
 
 
-def _dial_when_free(path: str) -> Link | None:
+def dial_when_free(path: str) -> Link | None:
     """Connect, or return null once no daemon has the socket: one that is stopping is waited for.
 
     Raises:
@@ -142,6 +132,41 @@ def _is_held(lock: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _start_service(path: str) -> Link:
+    """Have the service manager listen at ``path``, where a socket of it belongs, and the daemon answer.
+
+    Raises:
+      NoDaemon: it does not; the sentence ends with what the daemon or the manager said.
+    """
+    systemd.control("start", systemd.SOCKET)
+    try:
+        with _dial_service(path) as link:
+            link.call("daemon/ping", {})
+    except (NoDaemon, RemoteError) as exc:
+        units = systemd.show()
+        raise NoDaemon(systemd.GIVEN_UP_ADVICE if units and units.is_given_up else str(exc)) from exc
+    return _dial_service(path)
+
+
+def _dial_service(path: str) -> Link:
+    link = dial(path)
+    if link is None:
+        advice = f"systemctl --user restart {systemd.SOCKET}"
+        raise NoDaemon(f"{systemd.SOCKET} listens, but {path} is gone: {advice}")
+    return link
+
+
+def _start_process(path: str) -> Link:
+    """Start a daemon of our own and connect to it."""
+    log = log_file()
+    told_before = _open_log(log)
+    _launch(path, log)
+    link = dial(path)
+    if link is None:
+        raise NoDaemon(f"crabd did not start:\n{_tail(log, told_before)}\n  the whole log: {log}")
+    return link
 
 
 def _open_log(log: Path) -> int:

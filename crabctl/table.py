@@ -36,7 +36,7 @@ OPTIONS = {
     "detach": Option("d", "", "do not wait: print session and run, and leave"),
     "busy": Option("", "queue|steer|reject", "what to do when a run is going (default: queue)"),
     "cwd": Option("", "DIR", "where the agent of a new session works (default: here)"),
-    "key": Option("", "KEY", "name this request: the same key never runs twice in a session"),
+    "key": Option("", "KEY", "name this request, so that it can be repeated and is never done twice"),
     "cancel": Option("", "", "cancel the run that is going first"),
     "yes": Option("y", "", "do not ask"),
     "follow": Option("f", "", "go on with what happens from now on"),
@@ -58,8 +58,11 @@ WHOM = "session agent sender topic"
 SENDING = f"{WHOM} detach busy cwd key"
 LS_OPTIONS = "agent sender topic state limit all"
 WHICH = "Without an ID: the session of the agent, sender and topic; it is never made anew here."
+KEY_DETAILS = """\
+With --key a script may repeat the command when it got no answer, also after a restart of the daemon: it is
+told what the first has done. Another request with the same key is refused; after a day the key is free."""
 
-SEND_DETAILS = """\
+SEND_DETAILS = f"""\
 The words are joined; "-" stands for what is piped in, and so does no text at all. Text that begins with a
 dash goes after "--".
 
@@ -72,7 +75,9 @@ on: crabctl attach.
 With --json every event is a line, and the result, the line with "stop_reason", is the last.
 
 Exit code: 0 the agent finished; 1 it did not: the run failed or was refused, or the reply was cut short by
-a limit; 130 cancelled."""
+a limit; 130 cancelled.
+
+{KEY_DETAILS}"""
 
 RM_DETAILS = """\
 On a terminal it asks first, unless -y. Elsewhere an explicit ID is sure enough; without one it needs -y."""
@@ -96,6 +101,19 @@ LOG_DETAILS = """\
 Without --from: the last 50 messages, or N with -n. With --all, or --from 1: everything, also what came
 before a compaction. With -f the log goes on until Ctrl-C; with --json every message and event is a line."""
 
+SERVICE_DETAILS = """\
+install has systemd, as your user's manager, listen at the socket from your login on, and start crabd when
+somebody connects. It writes crabd.socket and crabd.service for this installation, this socket and the
+directories that $CRABD_CONFIG_DIR, $CRABD_STATE_DIR, $XDG_CONFIG_HOME and $XDG_STATE_HOME name. Units that
+were changed by hand are left alone without -y; changes belong into a drop-in: systemctl --user edit
+crabd.service.
+
+uninstall stops crabd and removes what install wrote; sessions and configuration stay. status tells how the
+units and the daemon are, and what to do about it.
+
+Exit code: 3 without a manager to ask, 5 if a unit was changed, 1 if runs are going in a crabd that has to
+make way."""
+
 CALL_DETAILS = """\
 JSON is the parameters, "-" reads them from stdin. crabctl call rpc.discover lists the methods.
 
@@ -107,22 +125,29 @@ def _of_session(target: str, words: str, summary: str, options: str = "", detail
     return Command(target, f"[ID] {words}".rstrip(), summary, f"{WHOM} {options}", details)
 
 
+def _repeatable(target: str, words: str, summary: str, options: str = "", details: str = WHICH) -> Command:
+    """Describe such a command that may be given a key, and then an ID, lest a repeated one mean another."""
+    return _of_session(
+        target, words, summary, f"{options} key", f"{details}\n\n{KEY_DETAILS}\nIt needs an ID."
+    )
+
+
 COMMANDS = {
     "send": Command("talk:send", "[TEXT…]", "send a message, show the reply", SENDING, SEND_DETAILS),
-    "steer": _of_session("talk:steer", "[TEXT…]", "say something to the run that is going"),
+    "steer": _repeatable("talk:steer", "[TEXT…]", "say something to the run that is going"),
     "cancel": _of_session("sessions:cancel", "", "stop the run that is going"),
     "attach": _of_session("watching:attach", "", "watch the run that is going", "", ATTACH_DETAILS),
     "ls": Command("reading:ls", "[TEXT]", "list sessions, the last used first", LS_OPTIONS, LS_DETAILS),
     "show": _of_session("reading:show", "", "tell everything about one session"),
     "log": _of_session("reading:log", "", "read the conversation", "limit from all follow", LOG_DETAILS),
     "usage": _of_session("reading:usage", "", "tell what a session has used"),
-    "compact": _of_session("sessions:compact", "[INSTRUCTIONS…]", "replace old history by a summary"),
+    "compact": _repeatable("sessions:compact", "[INSTRUCTIONS…]", "replace old history by a summary"),
     "clear": _of_session("sessions:clear", "", "start over; the log keeps the old history"),
     "pause": _of_session("sessions:pause", "", "keep a session from starting runs"),
     "resume": _of_session("sessions:resume", "", "let a paused session start runs again"),
     "set": _of_session("sessions:configure", "KEY=VALUE…", "change a session's settings", "", SET_DETAILS),
     "close": _of_session("sessions:close", "", "unload a session; it stays stored", "cancel"),
-    "rm": _of_session("sessions:rm", "", "remove a session for good", "yes", f"{WHICH}\n\n{RM_DETAILS}"),
+    "rm": _repeatable("sessions:rm", "", "remove a session for good", "yes", f"{WHICH}\n\n{RM_DETAILS}"),
     "agents": Command("registry:agents", "", "list the agents"),
     "models": Command("registry:models", "", "list the models"),
     "status": Command("daemon:status", "", "tell how the daemon is"),
@@ -130,5 +155,8 @@ COMMANDS = {
     "stop": Command("daemon:stop", "", "let runs finish, then stop the daemon", "grace"),
     "restart": Command("daemon:restart", "", "stop the daemon and start it again", "grace"),
     "reload": Command("daemon:reload", "", "read configuration and agents again; runs go on"),
+    "service": Command(
+        "service:service", "install|uninstall|status", "have systemd start crabd", "yes", SERVICE_DETAILS
+    ),
     "call": Command("registry:call", "METHOD [JSON]", "call any method", "", CALL_DETAILS),
 }  # fmt: skip

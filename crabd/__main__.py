@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
 from crabd import __version__
 from crabd.app import serve
 from crabd.config import find_places
-from crabd.errors import ConfigError, CrabdError, StoreError
-from crabd.server.listener import AlreadyRunning
-from crabd.service import ServiceManager
+from crabd.errors import NOT_STARTED, ConfigError, CrabdError, StoreError
+from crabd.rpc.envelope import RpcError, encode_error
+from crabd.rpc.framing import frame
+from crabd.server.listener import AlreadyRunning, is_ours
+from crabd.service import ServiceManager, raise_descriptor_limit
 
 # sysexits.h: a temporary failure, and a configuration error, which starting again does not mend.
 EXIT_TEMPORARY = 75
@@ -25,15 +30,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse_flags(arguments)
     places = find_places(flags.socket)
     manager = ServiceManager.from_environment()
+    raise_descriptor_limit()
+    # A watchdog ends a daemon that hangs with SIGABRT: what it hung in belongs in the log.
+    faulthandler.enable()
     try:
         trio.run(serve, places, manager, flags.ready_fd)
     except CrabdError as exc:
-        print(f"crabd: {exc}", file=sys.stderr)  # noqa: T201  for the person at the terminal
-        return exit_code(exc)
+        return give_up(str(exc), exit_code(exc), manager)
     except OSError as exc:
-        print(f"crabd: {places.socket}: {exc}", file=sys.stderr)  # noqa: T201
-        return 1
+        return give_up(f"{places.socket}: {exc}", 1, manager)
     return 0
+
+
+def give_up(why: str, code: int, manager: ServiceManager) -> int:
+    """Tell the log, and whoever waits at a socket that was handed over, why there is no daemon."""
+    print(f"crabd: {why}", file=sys.stderr)  # noqa: T201  for the person at the terminal
+    error = RpcError(NOT_STARTED, f"crabd did not start: {why}", {"kind": "not_started"})
+    for client in manager.waiting():
+        with client:
+            turn_away(client, encode_error(None, error))
+    return code
+
+
+def turn_away(client: socket.socket, answer: bytes) -> None:
+    """Give a client its answer, framed as its first byte asks for if that is there; it waits for nobody."""
+    client.setblocking(False)
+    if not is_ours(client):
+        return
+    try:
+        first = client.recv(1, socket.MSG_PEEK)
+    except OSError:
+        first = b""
+    with suppress(OSError):
+        client.send(frame([answer], "headers" if first in (b"C", b"c") else "lines"))
 
 
 def exit_code(exc: CrabdError) -> int:

@@ -180,7 +180,10 @@ class Daemon(Control):
                 await self._stopping.wait()
                 door.cancel_scope.cancel()
             listener.stop()
-            self._manager.notify("STOPPING=1", f"STATUS=letting {self._runtime.running} runs finish")
+            status = f"STATUS=letting {self._runtime.running} runs finish"
+            # The grace may be longer than the manager's patience with a service that stops.
+            patience = self._grace.deadline - trio.current_time() + 2 * CLOSING_SECONDS
+            self._manager.notify("STOPPING=1", status, f"EXTEND_TIMEOUT_USEC={round(patience * 1e6)}")
             log.info("stopping", runs=self._runtime.running, clients=len(self._clients))
             await self._runtime.drain(self._grace)
             await self._clients.aclose()

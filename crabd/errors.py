@@ -9,7 +9,8 @@
     ├── Conflict         -32005  the session is in a state that forbids it
     │   ├── SessionBusy
     │   ├── QueueFull
-    │   └── NothingToCompact
+    │   ├── NothingToCompact
+    │   └── RequestKeyReused
     ├── ProviderError    -32010  the model server failed
     ├── StoreError       -32020  the session store failed
     ├── ShuttingDown     -32030  the daemon is stopping
@@ -37,6 +38,7 @@ INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
+NOT_STARTED = -32000
 OVERLOADED = -32001
 NOT_FOUND = -32002
 REFUSED = -32003
@@ -165,6 +167,22 @@ class NothingToCompact(Conflict):
 
     def __str__(self) -> str:
         return f"session {self.session} has no complete round to summarise yet: send a message first"
+
+
+class RequestKeyReused(Conflict):
+    """``method`` is that of the request which came with the key first."""
+
+    kind = "request_key_reused"
+
+    def __init__(self, request_key: str, method: str) -> None:
+        self.request_key = request_key
+        self.method = method
+
+    def __str__(self) -> str:
+        return (
+            f"request key {self.request_key!r} belongs to another request ({self.method}): "
+            "repeat that one word for word, or take a new key"
+        )
 
 
 class ProviderError(CrabdError):

@@ -20,6 +20,7 @@ from crabd.errors import (
     QueueFull,
     Refused,
     RequestCancelled,
+    RequestKeyReused,
     SessionBusy,
     SessionPaused,
     ShuttingDown,
@@ -88,6 +89,13 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
         -32005,
         {"kind": "nothing_to_compact", "session": "a_b_1"},
         "session a_b_1 has no complete round to summarise yet: send a message first",
+    ),
+    (
+        RequestKeyReused("k", "session/send"),
+        -32005,
+        {"kind": "request_key_reused", "request_key": "k", "method": "session/send"},
+        "request key 'k' belongs to another request (session/send): repeat that one word for word, or take a "
+        "new key",
     ),
     (
         ProviderError("rate_limited", "slow down", provider="openai", status=429, retry_after=1.5),

@@ -34,6 +34,27 @@ else:
     client.sendall(told.encode())
 """
 
+# A service that cannot start, and says so to all who wait, after its listener is closed.
+TURNING_AWAY = """
+from crabd.service import ServiceManager
+
+manager = ServiceManager.from_environment()
+manager.inherited_listener().close()
+count = 0
+for client in manager.waiting():
+    with client:
+        client.sendall(b"not today")
+    count += 1
+print(count)
+"""
+
+
+def connected(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(PATIENCE)
+    sock.connect(str(path))
+    return sock
+
 
 @contextmanager
 def sink(address: str) -> Generator[socket.socket]:
@@ -45,10 +66,10 @@ def sink(address: str) -> Generator[socket.socket]:
 
 
 @contextmanager
-def service(listener: socket.socket, pid: str) -> Generator[subprocess.Popen[str]]:
+def service(listener: socket.socket, pid: str, script: str = SCRIPT) -> Generator[subprocess.Popen[str]]:
     """Start the service with a listening socket that is meant for ``pid``."""
     with subprocess.Popen(
-        ["/bin/sh", "-c", SERVICE.format(pid=pid), sys.executable, SCRIPT],
+        ["/bin/sh", "-c", SERVICE.format(pid=pid), sys.executable, script],
         stdin=listener.fileno(),
         stdout=subprocess.PIPE,
         text=True,
@@ -131,6 +152,35 @@ def test_a_socket_that_is_meant_for_another_process_is_left_alone(tmp_path: Path
     assert told == "False [] True\n"
 
 
+def test_those_who_wait_at_a_socket_that_was_handed_over_can_be_turned_away(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        clients = [connected(tmp_path / "s") for _ in range(3)]
+        with service(listener, "$$", TURNING_AWAY) as process:
+            told, _ = process.communicate(timeout=PATIENCE)
+            answers = [client.makefile().read() for client in clients]
+        for client in clients:
+            client.close()
+
+    assert (told, answers) == ("3\n", ["not today"] * 3)
+
+
+def test_a_process_may_open_as_many_files_as_it_may_at_most() -> None:
+    script = "import resource; from crabd.service import raise_descriptor_limit as act; act()\n"
+    script += "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -Sn 64; ulimit -Hn 512; exec "$0" -c "$1"', sys.executable, script],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+    assert done.stdout == "512 512\n"
+
+
 def test_reading_the_environment_removes_every_variable_of_the_protocol(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -160,3 +210,4 @@ def test_without_a_service_manager_nothing_is_inherited() -> None:
     manager = ServiceManager({})
 
     assert (manager.is_listening, manager.inherited_listener()) == (False, None)
+    assert list(manager.waiting()) == []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from crabctl import systemd
 from crabctl.client import NoDaemon, dial
-from crabctl.commands.target import note, reach, where
+from crabctl.commands.target import is_asleep, note, reach, where
 from crabctl.render import as_json, duration, facts, harmless, number, plural
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from crabctl.arguments import Args
+    from crabctl.client import Link
 
 # What stopping takes beside the grace the runs are given: cancelling them and flushing the store, in seconds.
 STOP_MARGIN = 30
@@ -31,36 +33,35 @@ def status(args: Args) -> int:
 def start(args: Args) -> int:
     """Start the daemon; one that runs already is left alone."""
     path = where(args)
-    link = dial(path)
-    is_new = link is None
-    if link is None:
-        # Imported here: only a missing daemon needs it.
-        from crabctl.spawn import start as spawn
-
-        link = spawn(path)
-    with link:
-        told = link.call("daemon/status", {})
-    if args.has("json"):
-        print(as_json({"started": is_new, "pid": told["pid"], "socket": told["socket"]}))
-    else:
-        print(f"crabd {'has started' if is_new else 'is already running'} (pid {told['pid']})")
-    return 0
+    link = None if is_asleep(path) else dial(path)
+    return _tell_started(args, link, path)
 
 
 def stop(args: Args) -> int:
     """Let runs finish, then stop the daemon; answers when it is gone."""
-    pid = _stop(args)
+    path = where(args)
+    units = systemd.find(path)
+    pid = end(args, path)
+    # Where the service manager listens, it starts the daemon for whoever connects next.
+    is_service = units is not None and units.pid == pid
     if args.has("json"):
-        print(as_json({"stopped": pid is not None, "pid": pid}))
+        print(as_json({"stopped": pid is not None, "pid": pid, "service": is_service}))
     else:
-        print("crabd is not running" if pid is None else f"crabd has stopped (pid {pid})")
+        again = "; whoever connects next starts it again" if is_service else ""
+        print("crabd is not running" if pid is None else f"crabd has stopped (pid {pid}){again}")
     return 0
 
 
 def restart(args: Args) -> int:
     """Stop the daemon, if it runs, and start it."""
-    _stop(args)
-    return start(args)
+    path = where(args)
+    units = systemd.find(path)
+    if units is not None and units.pid and args.get("grace") is None:
+        # The manager also ends a daemon that hangs. One that does not start says why to those who connect.
+        systemd.run("restart", systemd.SERVICE, limit=systemd.JOB_LIMIT)
+    else:
+        end(args, path)
+    return _tell_started(args, None, path)
 
 
 def reload(args: Args) -> int:
@@ -76,10 +77,10 @@ def reload(args: Args) -> int:
     return 1 if done["problems"] else 0
 
 
-def _stop(args: Args) -> int | None:
-    """Stop the daemon and wait until its process has ended; null if there is none."""
+def end(args: Args, path: str) -> int | None:
+    """Stop the daemon and wait until its process has ended; returns its pid, or null if there is none."""
     grace = args.number("grace", least=0)
-    link = dial(where(args))
+    link = None if is_asleep(path) else dial(path)
     if link is None:
         return None
     with link:
@@ -91,6 +92,23 @@ def _stop(args: Args) -> int | None:
         if not _wait_ended(pid, limit) or not link.wait_closed(STOP_MARGIN):
             raise NoDaemon(f"crabd (pid {pid}) has been stopping for {limit} s; its log tells why it lingers")
     return pid
+
+
+def _tell_started(args: Args, link: Link | None, path: str) -> int:
+    """Tell about the daemon that runs, after it has been started if there is none."""
+    is_new = link is None
+    if link is None:
+        # Imported here: only a missing daemon needs it.
+        from crabctl.spawn import start as spawn
+
+        link = spawn(path)
+    with link:
+        told = link.call("daemon/status", {})
+    if args.has("json"):
+        print(as_json({"started": is_new, "pid": told["pid"], "socket": told["socket"]}))
+    else:
+        print(f"crabd {'has started' if is_new else 'is already running'} (pid {told['pid']})")
+    return 0
 
 
 def _wait_ended(pid: int, limit: float) -> bool:

@@ -26,6 +26,15 @@ def where(args: Args) -> str:
     return args.get("socket") or socket_path()
 
 
+def is_asleep(path: str) -> bool:
+    """Tell whether a service manager listens there and would start the daemon for whoever connects."""
+    # Imported here: whoever may start the daemon need not know.
+    from crabctl import systemd
+
+    units = systemd.find(path)
+    return units is not None and units.is_asleep
+
+
 def reach(args: Args) -> Link:
     """Connect to the daemon; start it first if it is not running and may be started.
 
@@ -33,6 +42,8 @@ def reach(args: Args) -> Link:
       NoDaemon: there is none.
     """
     path = where(args)
+    if args.has("no-start") and is_asleep(path):
+        raise NoDaemon("crabd is not running: crabctl start")
     link = dial(path)
     if link is not None:
         return link
@@ -52,6 +63,20 @@ def identity(args: Args) -> dict[str, Any]:
     }
     topic = args.get("topic")
     return who | {"topic": topic} if topic else who
+
+
+def request_key(args: Args, session: str | None) -> dict[str, Any]:
+    """Gather the request's name, if it was given one, for a session that is named too.
+
+    Raises:
+      UsageError: it is not, and the command could mean another session when it is repeated.
+    """
+    key = args.get("key")
+    if not key:
+        return {}
+    if session is None:
+        raise UsageError("--key needs the session's ID: without it the command may mean another next time")
+    return {"request_key": key}
 
 
 def named(args: Args, *, has_text: bool = False) -> str | None:

@@ -457,6 +457,54 @@ def test_rm_asks_a_person_first(tmp_path: Path, typed: str, is_removed: bool) ->
     assert code == (0 if is_removed else 1)
 
 
+def test_rm_asks_nothing_about_a_session_that_may_be_gone_by_the_same_command(tmp_path: Path) -> None:
+    def gone(_: Peer, __: dict[str, Any]) -> None:
+        raise Failure(-32002, "there is no session", kind="not_found", what="session", name=SESSION)
+
+    handlers: dict[str, Handler] = {"session__get": gone, "session__delete": always({"deleted": True})}
+    with small_daemon(tmp_path, **handlers) as daemon:
+        with at_terminal("rm", SESSION, "--key", "k", env=environment(daemon, tmp_path)) as terminal:
+            with_key = terminal.exit_code()
+        with at_terminal("rm", SESSION, env=environment(daemon, tmp_path)) as terminal:
+            without = terminal.exit_code()
+
+        assert daemon.asked_for("session/delete") == [{"session": SESSION, "request_key": "k"}]
+    assert (with_key, without) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        (["steer", SESSION, "faster"], "session/steer"),
+        (["compact", SESSION], "session/compact"),
+        (["rm", SESSION], "session/delete"),
+    ],
+)
+def test_a_command_that_may_be_repeated_has_a_key_and_names_its_session(
+    tmp_path: Path, words: list[str], method: str
+) -> None:
+    handlers: dict[str, Handler] = {
+        "session__steer": always({"steer": "r1.s1", "run": "r1", "status": "queued", "position": 1}),
+        "session__compact": always({"archive": "a", "summary": "s", "usage_before": 2, "usage_after": 1}),
+        "session__delete": always({"deleted": True}),
+    }
+    with small_daemon(tmp_path, session__list=one_session, **handlers) as daemon:
+        done = crabctl(*words, "--key", "k", env=environment(daemon, tmp_path))
+        unnamed = [word for word in words if word != SESSION] + ["-y"] * (words[0] == "rm")
+        vague = crabctl(*unnamed, "--key", "k", env=environment(daemon, tmp_path))
+
+        assert [params["request_key"] for params in daemon.asked_for(method)] == ["k"]
+    assert done.returncode == 0
+    assert (vague.returncode, "--key needs the session's ID" in vague.stderr) == (2, True)
+
+
+def test_a_message_that_is_repeated_goes_to_the_session_of_the_first(tmp_path: Path) -> None:
+    with small_daemon(tmp_path, session__get_or_create=got, session__send=talk) as daemon:
+        crabctl("send", "hi", "--key", "k", env=environment(daemon, tmp_path))
+
+        assert [params["request_key"] for _, params in daemon.asked] == ["k (session)", "k"]
+
+
 def test_rm_in_a_script_needs_an_id_or_y(tmp_path: Path) -> None:
     with small_daemon(
         tmp_path, session__list=one_session, session__delete=always({"deleted": True})

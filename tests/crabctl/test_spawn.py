@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 import pytest
 
@@ -89,12 +90,12 @@ def test_a_daemon_that_was_killed_is_replaced(env: dict[str, str]) -> None:
 
 def test_the_socket_that_was_asked_for_is_the_one_served(env: dict[str, str], tmp_path: Path) -> None:
     directory = tmp_path / "elsewhere"
-    socket = str(directory / "here.sock")
+    path = str(directory / "here.sock")
 
-    status = crabctl("status", "--json", "--socket", socket, env=env)
-    crabctl("stop", "--socket", socket, env=env)
+    status = crabctl("status", "--json", "--socket", path, env=env)
+    crabctl("stop", "--socket", path, env=env)
 
-    assert json.loads(status.stdout)["socket"] == socket
+    assert json.loads(status.stdout)["socket"] == path
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
@@ -108,6 +109,29 @@ def test_a_daemon_that_cannot_start_says_why(env: dict[str, str], tmp_path: Path
     assert done.returncode == 3
     assert done.stderr.startswith("crabctl: crabd did not start:\n")
     assert "config.toml" in done.stderr
+
+
+def test_a_manager_that_is_gone_is_not_waited_for(env: dict[str, str]) -> None:
+    private = Path(env["XDG_RUNTIME_DIR"]) / "systemd" / "private"
+    private.parent.mkdir()
+    with socket(AF_UNIX) as dead:
+        dead.bind(str(private))
+
+    done = crabctl("status", env=env)
+
+    assert done.returncode == 0
+
+
+def test_a_directory_that_others_can_replace_is_refused(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+
+    done = crabctl("status", "--socket", str(tmp_path / "shared" / "crabd" / "s"), env=env)
+
+    assert done.returncode == 3
+    assert done.stderr.startswith(
+        f"crabctl: the socket's directory {tmp_path}/shared can be changed by others"
+    )
 
 
 @pytest.mark.parametrize("kind", ["open to others", "a symbolic link"])
