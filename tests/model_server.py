@@ -63,6 +63,12 @@ class Gate(Struct, frozen=True, tag="gate"):
     name: str
 
 
+class At(Struct, frozen=True, tag="at"):
+    """Go on no sooner than so many seconds after the reply began: a pace that does not drift."""
+
+    seconds: float
+
+
 class Raw(Struct, frozen=True, tag="raw"):
     """Bytes sent as they are, in an HTTP chunk of their own, once or many ``times``."""
 
@@ -70,7 +76,7 @@ class Raw(Struct, frozen=True, tag="raw"):
     times: int = 1
 
 
-Part: TypeAlias = Say | Think | Call | Gate | Raw
+Part: TypeAlias = Say | Think | Call | Gate | At | Raw
 Ending: TypeAlias = Literal["clean", "cut", "reset", "hang"]
 
 
@@ -280,11 +286,15 @@ class _Server:
             await link.send(_head(reply.status, reply.headers, reply.body.encode()) + reply.body.encode())
         elif body.get("stream"):
             await link.send(_head(reply.status, {"content-type": "text/event-stream", **reply.headers}, None))
+            began = trio.current_time()
             for piece in _pieces(reply):
-                if isinstance(piece, Gate):
-                    await self._gate(piece.name).wait()
-                else:
-                    await link.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+                match piece:
+                    case Gate(name=name):
+                        await self._gate(name).wait()
+                    case At(seconds=seconds):
+                        await trio.sleep_until(began + seconds)
+                    case _:
+                        await link.send(b"%x\r\n%b\r\n" % (len(piece), piece))
             if reply.ending == "clean":
                 await link.send(b"0\r\n\r\n")
         else:
@@ -404,11 +414,11 @@ def _echo(body: dict[str, Any]) -> Reply:
     return says(*re.findall(r"\s*\S+\s*", texts[-1] if texts else ""))
 
 
-def _pieces(reply: Reply) -> Iterator[bytes | Gate]:
+def _pieces(reply: Reply) -> Iterator[bytes | Gate | At]:
     """Spell a reply as server-sent events."""
     for part in reply.parts:
         match part:
-            case Gate():
+            case Gate() | At():
                 yield part
             case Raw(data=data, times=times):
                 yield from repeat(data, times)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 64 * 1024 * 1024
 # As many sockets as one user's runs can need; a call beyond it waits for ``Deadlines.connect``, then fails.
 _MAX_CONNECTIONS = 256
+# Connections above which one that falls idle is closed. These keep a person's sessions warm; of many, httpx
+# compares each idle one with all the others at every request, which costs more than connecting again.
+_KEPT_CONNECTIONS = 16
 # How long the end of an answered request is waited for, so that its connection can serve the next.
 _DRAIN_SECONDS = 0.5
 
@@ -117,7 +120,7 @@ def _make_client(connect: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         # Only connecting is timed here: our own scopes know the first byte from the others.
         timeout=httpx.Timeout(None, connect=connect, pool=connect),
-        limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
+        limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_KEPT_CONNECTIONS),
         # A redirect would carry the key and the conversation to wherever it points.
         follow_redirects=False,
         # Plain http is for this machine only, where a proxy of the environment has no business.

@@ -19,7 +19,7 @@ from crabd.providers.base import Chunk, ModelInfo, ModelRequest, Provider
 from crabd.providers.http import Body, Call, Http
 from crabd.providers.keys import ApiKey
 from crabd.providers.openai_answer import AnswerDecoder, read_models, read_refusal
-from crabd.providers.openai_wire import to_wire
+from crabd.providers.openai_wire import Spelling, to_wire
 from crabd.providers.retry import wait_before_retry
 
 # Usage comes right after the finish_reason, or not at all: some servers then leave the stream open.
@@ -40,6 +40,7 @@ class OpenAI(Provider):
         self._key = key
         self._http = http
         self._wants_usage = True
+        self._spelling = Spelling()
 
     def __repr__(self) -> str:
         return f"<OpenAI {self._name} at {self._base_url}>"
@@ -77,7 +78,7 @@ class OpenAI(Provider):
 
     @asynccontextmanager
     async def _ask(self, request: ModelRequest) -> AsyncGenerator[_Answer]:
-        content = to_wire(request, with_usage=self._wants_usage)
+        content = to_wire(request, with_usage=self._wants_usage, spell=self._spelling.spell)
         call = await self._call("POST", "/chat/completions", accept="text/event-stream", content=content)
         async with self._http.open(call) as body:
             await self._raise_refusal(body)

@@ -6,25 +6,62 @@ The dialect is the one that OpenAI, OpenRouter, Ollama, llama.cpp, vLLM, LiteLLM
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from crabd.messages import AssistantMessage, Message, ToolCall, ToolMessage, text_of, tool_calls_of
 from crabd.providers.base import ModelRequest, ToolOffer
 
 # OpenAI's reasoning models refuse ``max_tokens``; most other servers know nothing else.
 _WANTS_MAX_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o[1-9])")
+# Histories of fewer messages are spelled sooner than looked up. Of longer ones the newest are remembered; one
+# takes as much as its request.
+MIN_SPELLED = 64
+MAX_SPELLED = 8
+
+_encode = msgspec.json.Encoder().encode
 
 
-def to_wire(request: ModelRequest, *, with_usage: bool = True) -> bytes:
+def spell(messages: tuple[Message, ...]) -> bytes:
+    """Encode messages as the elements of an array, without its brackets."""
+    return _encode(list(_messages(messages)))[1:-1]
+
+
+class Spelling:
+    """Remembers how long histories were spelled, for the next request of a session repeats its last one."""
+
+    def __init__(self) -> None:
+        self._newest: deque[tuple[tuple[Message, ...], bytes]] = deque(maxlen=MAX_SPELLED)
+
+    def spell(self, messages: tuple[Message, ...]) -> bytes:
+        """Encode as ``spell`` does, only what is new in a history that begins with a known one."""
+        known, spelled = self._take_beginning(messages)
+        whole = _join(spelled, spell(messages[len(known) :]))
+        if len(messages) >= MIN_SPELLED:
+            self._newest.appendleft((messages, whole))
+        return whole
+
+    def _take_beginning(self, messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], bytes]:
+        for one in self._newest:
+            if messages[: len(one[0])] == one[0]:
+                self._newest.remove(one)
+                return one
+        return (), b""
+
+
+def to_wire(
+    request: ModelRequest,
+    *,
+    with_usage: bool = True,
+    spell: Callable[[tuple[Message, ...]], bytes] = spell,
+) -> bytes:
     """Encode a request for a streamed answer. ``with_usage`` asks for usage, which a few servers refuse."""
-    wire: dict[str, Any] = {
-        "model": request.model,
-        "messages": [*_system(request.system), *_messages(request.messages)],
-        "stream": True,
-    }
+    messages = _join(_encode(list(_system(request.system)))[1:-1], spell(request.messages))
+    wire: dict[str, Any] = {"model": request.model, "messages": Raw(b"[%b]" % messages), "stream": True}
     if with_usage:
         wire["stream_options"] = {"include_usage": True}
     if request.tools:
@@ -35,7 +72,11 @@ def to_wire(request: ModelRequest, *, with_usage: bool = True) -> bytes:
     if request.max_tokens is not None:
         takes_new_name = _WANTS_MAX_COMPLETION_TOKENS.match(request.model)
         wire["max_completion_tokens" if takes_new_name else "max_tokens"] = request.max_tokens
-    return msgspec.json.encode(wire)
+    return _encode(wire)
+
+
+def _join(*elements: bytes) -> bytes:
+    return b",".join(filter(None, elements))
 
 
 def _system(text: str) -> Iterator[dict[str, Any]]:

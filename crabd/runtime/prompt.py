@@ -7,10 +7,11 @@ that have none) never enters the history.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from msgspec import Struct
 
-from crabd.messages import Message, TextBlock, ToolMessage, UserMessage, text_of, tool_calls_of
+from crabd.messages import Message, TextBlock, ToolCall, ToolMessage, UserMessage, text_of, tool_calls_of
 from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent
 from crabd.store.base import Cleared, Compacted, MessageAdded, SessionMeta, Step
@@ -35,6 +36,7 @@ class Context:
         self.goal: Entry | None = None
         self.summary: str | None = None
         self.entries: list[Entry] = []
+        self._history = History()
         for step in steps:
             self.add(step)
 
@@ -51,15 +53,20 @@ class Context:
                 self.goal = self._find(goal)
                 self.summary = summary
                 self.entries = [entry for entry in self.entries if entry.step > upto]
+                self._history = History()
             case Cleared():
                 self.goal, self.summary, self.entries = None, None, []
+                self._history = History()
             case _:
                 pass
 
     def messages(self) -> tuple[Message, ...]:
         """Compose the history for one request; every call in it has its result, right behind it."""
         head = (self._head(),) if self.summary is not None else ()
-        return (*head, *pair_calls(entry.message for entry in self.entries))
+        # What an earlier request was made of stays as it is, so that a long session's turn costs no more.
+        for entry in islice(self.entries, self._history.taken, None):
+            self._history.add(entry.message)
+        return (*head, *self._history.messages())
 
     def _find(self, step: int | None) -> Entry | None:
         known = self.entries if self.goal is None else [self.goal, *self.entries]
@@ -72,22 +79,38 @@ class Context:
         return UserMessage((TextBlock(f"{text_of(self.goal.message)}\n\n{frame}"),))
 
 
-def pair_calls(messages: Iterable[Message]) -> list[Message]:
-    """Make a history that every provider takes: each call is answered once, where it was asked.
+class History:
+    """A history that every provider takes: each call is answered once, where it was asked.
 
-    A call without a result gets one that says so; a result without a call is left out.
+    A call without a result gets one that says so; a result without a call is left out. ``taken`` counts the
+    messages it was given.
     """
-    paired: list[Message] = []
-    waiting: dict[str, ToolMessage] = {}
-    for message in messages:
+
+    def __init__(self, messages: Iterable[Message] = ()) -> None:
+        self.taken = 0
+        self._paired: list[Message] = []
+        self._waiting: dict[str, ToolMessage] = {}
+        for message in messages:
+            self.add(message)
+
+    def add(self, message: Message) -> None:
+        """Take in the next message."""
+        self.taken += 1
         if isinstance(message, ToolMessage):
-            if waiting.pop(message.call, None) is not None:
-                paired.append(message)
-            continue
-        paired.extend(waiting.values())
-        paired.append(message)
-        waiting = {c.id: ToolMessage(c.id, c.name, NO_RESULT, "interrupted") for c in tool_calls_of(message)}
-    return [*paired, *waiting.values()]
+            if self._waiting.pop(message.call, None) is not None:
+                self._paired.append(message)
+            return
+        self._paired += self._waiting.values()
+        self._paired.append(message)
+        self._waiting = {call.id: _no_result(call) for call in tool_calls_of(message)}
+
+    def messages(self) -> list[Message]:
+        """Give the messages so far, with every call answered."""
+        return [*self._paired, *self._waiting.values()]
+
+
+def _no_result(call: ToolCall) -> ToolMessage:
+    return ToolMessage(call.id, call.name, NO_RESULT, "interrupted")
 
 
 def compose_request(

@@ -76,6 +76,7 @@ class _Outline(Struct, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_line = msgspec.json.Decoder(Line).decode
+_decode_steps = msgspec.json.Decoder(Step).decode_lines
 _decode_version = msgspec.json.Decoder(_Version).decode
 _decode_outline = msgspec.json.Decoder(_Outline).decode
 
@@ -139,6 +140,15 @@ def scan(data: bytes) -> Scan:
             tuple(steps[:whole]), good_length, f"the last write, at byte {good_length}, is cut short", True
         )
     return Scan(tuple(steps), good_length)
+
+
+def read_trusted(data: bytes) -> tuple[Step, ...]:
+    """Read a journal whose bytes are known to be as ``encode_append`` spelled them; nothing else is checked.
+
+    Raises:
+      msgspec.DecodeError: a newer crabd spelled them.
+    """
+    return tuple(_decode_steps(data))
 
 
 def seal(document: bytes) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import reduce
 from itertools import count
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 from msgspec import Struct
@@ -28,28 +29,34 @@ from crabd.store.disk import (
     temp_path,
     write_all,
 )
-from crabd.store.record import is_sealed, scan, seal
+from crabd.store.record import is_sealed, read_trusted, scan, seal
 
 JOURNAL = "journal.jsonl"
 META = "meta.json"
-# Raised when the sum changes its meaning; metas of another version are made again from their journals.
-META_VERSION = 1
+# Raised when the sum changes its meaning, and with the version of the lines, for nobody looks at that where a
+# meta vouches for them; metas of another version are made again from their journals.
+META_VERSION = 2
 ADVICE = "it was left as it is; restore it from a backup, or delete the session"
 
 
 class Found(Struct, frozen=True):
-    """A session as it is on the disk. With a ``problem`` it cannot be loaded; ``notes`` tell what was cut."""
+    """A session as it is on the disk. With a ``problem`` it cannot be loaded; ``notes`` tell what was cut.
+
+    ``meta`` is the sum of a journal with that ``checksum``; of any other it is a guess.
+    """
 
     meta: SessionMeta | None
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    checksum: int | None = None
 
 
 class SavedMeta(Struct, frozen=True):
-    """``meta.json``: the sum of the first ``journal_size`` bytes of the journal."""
+    """``meta.json``: the sum of the first ``journal_size`` bytes of the journal, and their checksum."""
 
     v: int
     journal_size: int
+    journal_checksum: int
     meta: SessionMeta
 
 
@@ -75,13 +82,13 @@ def examine(home: Path) -> Found:
         return Found(saved.meta if saved else None, f"{journal} is missing: {ADVICE}")
     try:
         if saved is not None and os.fstat(fd).st_size == saved.journal_size:
-            return Found(saved.meta)
+            return Found(saved.meta, checksum=saved.journal_checksum)
         return _recover(journal, fd, saved)
     finally:
         os.close(fd)
 
 
-def save_meta(home: Path, meta: SessionMeta, journal_size: int) -> None:
+def save_meta(home: Path, meta: SessionMeta, journal_size: int, journal_checksum: int) -> None:
     """Write what the acknowledged bytes of a journal add up to.
 
     It is not synced: the journal has it all, and what a power cut makes of it fails its checksum.
@@ -89,16 +96,24 @@ def save_meta(home: Path, meta: SessionMeta, journal_size: int) -> None:
     Raises:
       OSError: the old one is still there.
     """
-    document = _encode(SavedMeta(META_VERSION, journal_size, meta))
+    document = _encode(SavedMeta(META_VERSION, journal_size, journal_checksum, meta))
     replace_file(home / META, seal(document) + b"\n")
 
 
-def read_whole(data: bytes, session: str) -> tuple[tuple[Step, ...], SessionMeta]:
-    """Read a journal that has no reason to be other than whole.
+def read_whole(
+    data: bytes, checksum: int, found: Found, session: str
+) -> tuple[tuple[Step, ...], SessionMeta]:
+    """Read a journal that has no reason to be other than whole; ``checksum`` is that of ``data``.
+
+    Bytes that are the very ones of which the meta was made need no second look; any others, and those that a
+    newer crabd has written, are gone through line by line.
 
     Raises:
-      ValueError: it is not, and why.
+      ValueError: it is not whole, and why.
     """
+    if found.meta is not None and found.checksum == checksum:
+        with suppress(msgspec.DecodeError):
+            return read_trusted(data), found.meta
     result = scan(data)
     if result.problem:
         raise ValueError(result.problem)
@@ -147,9 +162,10 @@ def _recover(journal: Path, fd: int, saved: SavedMeta | None) -> Found:
             f"{journal} is {vouched - len(data)} bytes shorter than it was: acknowledged records are lost"
         )
     _make_safe(journal, fd, data[vouched : result.good_length], vouched)
+    checksum = crc32(data[: result.good_length])
     with suppress(OSError):
-        save_meta(journal.parent, meta, result.good_length)
-    return Found(meta, notes=tuple(notes))
+        save_meta(journal.parent, meta, result.good_length, checksum)
+    return Found(meta, notes=tuple(notes), checksum=checksum)
 
 
 def _cut(journal: Path, fd: int, torn: bytes) -> str:

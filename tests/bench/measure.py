@@ -1,6 +1,7 @@
 """Taking turns, and what comes of it: medians of ratios that were taken inside one round.
 
-An absolute figure says more about the machine than about us, so none is ever a bound.
+An absolute figure says more about the machine than about us. Where one is promised it is printed as a target
+beside what came of it, and the bound that a test holds leaves room for a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ Report: TypeAlias = Callable[[str, Sequence[str], Sequence[Sequence[object]]], N
 
 
 class Spread(Struct, frozen=True):
-    """What a ratio was over all rounds."""
+    """What a ratio, or a difference, was over all rounds."""
 
     low: float
     middle: float
     high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(min(values), median(values), max(values))
+
+    def times(self, factor: float) -> Spread:
+        """Tell the same in another unit."""
+        return Spread(self.low * factor, self.middle * factor, self.high * factor)
 
     def __str__(self) -> str:
         return f"{self.middle:.3g} ({self.low:.3g}–{self.high:.3g})"
@@ -44,10 +53,14 @@ class Samples:
 
     def ratio(self, variant: str, base: str) -> Spread:
         """Divide round by round."""
-        ratios = [
-            ours / theirs for ours, theirs in zip(self._values[variant], self._values[base], strict=True)
-        ]
-        return Spread(min(ratios), median(ratios), max(ratios))
+        return Spread.of([ours / theirs for ours, theirs in self._pairs(variant, base)])
+
+    def difference(self, variant: str, base: str) -> Spread:
+        """Subtract round by round."""
+        return Spread.of([ours - theirs for ours, theirs in self._pairs(variant, base)])
+
+    def _pairs(self, variant: str, base: str) -> Iterator[tuple[float, float]]:
+        return zip(self._values[variant], self._values[base], strict=True)
 
 
 def turns(variants: Sequence[str], rounds: int) -> Iterator[str]:

@@ -19,7 +19,7 @@ from crabd.messages import (
     user_text,
 )
 from crabd.providers.base import ModelRequest
-from crabd.providers.openai_wire import to_wire
+from crabd.providers.openai_wire import MAX_SPELLED, MIN_SPELLED, Spelling, spell, to_wire
 from tests.providers.asking import READ, request_of
 
 
@@ -147,3 +147,48 @@ def test_thinking_is_asked_for_only_when_it_is_wanted() -> None:
     body = wire(structs.replace(request_of("hi"), thinking=True))
 
     assert body["reasoning_effort"] == "high"
+
+
+def a_long_history(name: str, length: int) -> tuple[Message, ...]:
+    """Make one with an answer of thinking alone in it, which is not sent."""
+    thought = AssistantMessage((ThinkingBlock("hm"),))
+    return (user_text(f"I am {name}"), thought, *(user_text(f"{name} {n}") for n in range(length - 2)))
+
+
+def test_a_history_that_goes_on_is_spelled_as_if_it_were_new() -> None:
+    spelling = Spelling()
+    history = a_long_history("crab", MIN_SPELLED)
+    steps = [history, (*history, user_text("more")), (*history, user_text("more"), user_text("and more"))]
+
+    spelled = [spelling.spell(messages) for messages in steps]
+
+    assert spelled == [spell(messages) for messages in steps]
+
+
+def test_a_history_that_goes_another_way_is_spelled_anew() -> None:
+    spelling = Spelling()
+    history = a_long_history("crab", MIN_SPELLED)
+    spelling.spell((*history, user_text("one")))
+    others = [history, (*history, user_text("two")), (user_text("a summary"), *history[2:]), ()]
+
+    spelled = [spelling.spell(messages) for messages in others]
+
+    assert spelled == [spell(messages) for messages in others]
+
+
+def test_many_histories_that_take_turns_are_told_apart() -> None:
+    spelling = Spelling()
+    histories = [a_long_history(f"number {n}", MIN_SPELLED) for n in range(MAX_SPELLED + 2)]
+
+    spelled = [spelling.spell((*history, user_text("x"))) for _ in range(2) for history in histories]
+
+    assert spelled == [spell((*history, user_text("x"))) for _ in range(2) for history in histories]
+
+
+def test_a_request_is_the_same_however_its_history_is_spelled() -> None:
+    request = structs.replace(request_of("go"), messages=a_long_history("crab", MIN_SPELLED))
+    spelling = Spelling()
+
+    wires = [to_wire(request, spell=spelling.spell) for _ in range(2)]
+
+    assert wires == [to_wire(request)] * 2

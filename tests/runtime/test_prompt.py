@@ -24,9 +24,9 @@ from crabd.runtime.agents import Agent, FrontMatter
 from crabd.runtime.prompt import (
     NO_RESULT,
     Context,
+    History,
     compose_request,
     estimate_tokens,
-    pair_calls,
 )
 from crabd.store.base import Cleared, Compacted, MessageAdded, Record, RunClosed, RunOpened, SessionMeta, Step
 from tests.fakes import ScriptedProvider
@@ -156,11 +156,11 @@ def test_a_call_without_a_result_is_answered_where_it_was_asked() -> None:
 def test_a_result_that_nobody_asked_for_is_left_out() -> None:
     asked = reply("", "a")
 
-    paired = pair_calls(
+    history = History(
         [result("a"), asked, result("a"), result("a"), result("z"), user_text("b"), result("a")]
     )
 
-    assert paired == [asked, result("a"), user_text("b")]
+    assert history.messages() == [asked, result("a"), user_text("b")]
 
 
 Ids = st.sampled_from(["a", "b", "c"])
@@ -176,7 +176,7 @@ Messages = st.lists(
 
 @given(Messages)
 def test_in_any_history_each_call_is_answered_once_and_right_behind_it(messages: list[Message]) -> None:
-    paired = pair_calls(messages)
+    paired = History(messages).messages()
 
     open_calls: set[str] = set()
     for message in paired:
@@ -187,10 +187,35 @@ def test_in_any_history_each_call_is_answered_once_and_right_behind_it(messages:
             assert open_calls == set()
             open_calls = {call.id for call in tool_calls_of(message)}
     assert open_calls == set()
-    assert pair_calls(paired) == paired
+    assert History(paired).messages() == paired
     assert [m for m in paired if not isinstance(m, ToolMessage)] == [
         m for m in messages if not isinstance(m, ToolMessage)
     ]
+
+
+@given(Messages, st.integers(0, 12))
+def test_a_request_on_the_way_changes_nothing_of_the_next(messages: list[Message], asked_after: int) -> None:
+    context = Context()
+
+    for n, message in enumerate(messages, 1):
+        context.add(Step(n, NOW, MessageAdded("r1", message)))
+        if n >= asked_after:
+            context.messages()
+
+    assert list(context.messages()) == History(messages).messages()
+
+
+def test_a_request_before_a_cut_leaves_nothing_behind_it() -> None:
+    context = context_of(user_text("goal"), reply("a"), user_text("b"))
+    before = texts(context)
+
+    context.add(Step(4, NOW, compacted("sum", upto=2, goal=None)))
+    after = texts(context)
+    context.add(Step(5, NOW, Cleared()))
+
+    assert before == ["goal", "a", "b"]
+    assert after[1:] == ["b"]
+    assert texts(context) == []
 
 
 def test_a_request_is_made_of_the_agent_and_the_history() -> None:

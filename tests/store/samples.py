@@ -19,6 +19,7 @@ from crabd.messages import (
     user_text,
 )
 from crabd.store.base import (
+    Claimed,
     Cleared,
     Compacted,
     Configured,
@@ -52,8 +53,9 @@ messages = (
 )
 records: st.SearchStrategy[Record] = st.one_of(
     st.builds(RunOpened, words, maybe_words),
-    st.builds(MessageQueued, words, user_contents, words, maybe_words),
-    st.builds(MessageAdded, words, messages),
+    st.builds(Claimed, words, maybe_words),
+    st.builds(MessageQueued, words, user_contents, words, maybe_words, counts),
+    st.builds(MessageAdded, words, messages, maybe_words, counts),
     st.builds(
         ModelCalled, words, words, st.sampled_from(["reply", "summary"]), usages, counts, st.none() | counts
     ),
@@ -65,7 +67,7 @@ records: st.SearchStrategy[Record] = st.one_of(
         usages,
         st.none() | st.builds(ErrorInfo, st.integers(-40000, 0), words, words),
     ),
-    st.builds(Compacted, words, words, counts, st.none() | counts, counts),
+    st.builds(Compacted, words, words, counts, st.none() | counts, counts, maybe_words, maybe_words),
     st.builds(Cleared),
     st.builds(
         Configured,

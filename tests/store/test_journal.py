@@ -8,15 +8,28 @@ import shutil
 import stat
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from zlib import crc32
 
 import pytest
 
 from crabd.errors import NotFound, StoreError
-from crabd.messages import user_text
-from crabd.store.base import Cleared, MessageAdded, RunOpened, SessionLog, SessionMeta
+from crabd.messages import user_text, utc_now
+from crabd.store.base import (
+    KEY_AGE,
+    Cleared,
+    Configured,
+    Deletion,
+    MessageAdded,
+    RunOpened,
+    SessionLog,
+    SessionMeta,
+)
+from crabd.store.deletion import write_note
 from crabd.store.journal import JournalStore
+from crabd.store.record import seal
+from crabd.store.recovery import save_meta
 from tests.store.samples import a_turn, said
 
 
@@ -189,6 +202,57 @@ async def test_a_meta_that_cannot_be_believed_is_made_again(root: Path, how: str
 
     assert saved.read_bytes() == good
     assert not saved.is_symlink()
+
+
+async def test_damage_in_a_journal_that_its_meta_accounts_for_is_found_with_its_place(root: Path) -> None:
+    meta = await fill(root, "one", "two", "three")
+    whole = journal(root).read_bytes()
+    lines = whole.splitlines(keepends=True)
+
+    for index in range(len(lines)):
+        place = sum(map(len, lines[:index]))
+        broken = bytearray(whole)
+        broken[place + len(lines[index]) // 2] ^= 1
+        journal(root).write_bytes(broken)
+        async with opened(root) as store:
+            with pytest.raises(
+                StoreError, match=f"record {index + 1} at byte {place}: its checksum"
+            ) as caught:
+                await store.load(meta.id)
+        assert caught.value.kind == "damaged"
+        assert journal(root).read_bytes() == broken
+
+
+async def test_a_journal_of_the_same_length_is_added_up_anew(root: Path) -> None:
+    async with opened(root) as store:
+        log = (await store.create("a", "b")).log
+        old = killed_copy(root)
+        await log.append([Configured(title="one")])
+    async with opened(old) as store:
+        log = (await store.load("a_b_1")).log
+        await log.append([Configured(title="two")])
+    shutil.copy(journal(old), journal(root))
+
+    async with opened(root) as store:
+        loaded = await store.load("a_b_1")
+        listed = store.meta("a_b_1")
+
+    assert loaded.log.meta == listed
+    assert loaded.log.meta.title == "two"
+    assert loaded.steps[-1].record == Configured(title="two")
+
+
+async def test_a_record_of_a_newer_crabd_is_named_though_the_meta_accounts_for_it(root: Path) -> None:
+    meta = await fill(root, "hello")
+    *lines, last = journal(root).read_bytes().splitlines()
+    newer = seal(last[: -len(b',"crc":"00000000"}')].replace(b'"run_closed"', b'"dream"') + b"}")
+    data = b"\n".join((*lines, newer, b""))
+    journal(root).write_bytes(data)
+    save_meta(home(root), meta, len(data), crc32(data))
+
+    async with opened(root) as store:
+        with pytest.raises(StoreError, match=f"record {meta.steps} .*newer crabd .*'dream'"):
+            await store.load(meta.id)
 
 
 async def test_a_meta_of_another_session_is_not_believed(root: Path) -> None:
@@ -443,6 +507,91 @@ async def test_deleting_takes_the_whole_directory_and_only_it(root: Path) -> Non
 
     assert names(root / "sessions") == [other]
     assert journal(root, other).exists()
+
+
+async def test_of_a_session_deleted_by_a_key_only_the_note_stays_and_for_a_day(root: Path) -> None:
+    await fill(root, "hello")
+    async with opened(root) as store:
+        (home(root) / "extra").mkdir()
+        (home(root) / "extra" / "file").write_bytes(b"private")
+        await store.delete("a_b_1", request_key="k")
+    kept = names(home(root, ".deleted-a_b_1"))
+    old = Deletion("a_b_1", utc_now() - KEY_AGE - timedelta(seconds=1), "k")
+    write_note(home(root, ".deleted-a_b_1"), old)
+
+    async with opened(root) as store:
+        assert (store.deletions(), store.damage()) == ((), ())
+
+    assert kept == ["deletion.json"]
+    assert names(root / "sessions") == []
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_deletion_that_a_crash_cut_short_is_remembered_if_the_session_is_gone(
+    root: Path, is_gone: bool
+) -> None:
+    meta = await fill(root, "hello")
+    write_note(home(root), Deletion("a_b_1", utc_now(), "k"))
+    if is_gone:
+        home(root).rename(home(root, ".deleted-a_b_1"))
+
+    async with opened(root) as store:
+        left, remembered = store.metas(), [deletion.request_key for deletion in store.deletions()]
+
+    assert (left, remembered) == (((), ["k"]) if is_gone else ((meta,), []))
+    assert names(root / "sessions") == [".deleted-a_b_1" if is_gone else "a_b_1"]
+    if is_gone:
+        assert names(home(root, ".deleted-a_b_1")) == ["deletion.json"]
+
+
+@pytest.mark.parametrize("how", ["flipped", "of another", "cut", "empty"])
+async def test_a_note_that_cannot_be_believed_is_swept_with_its_session(root: Path, how: str) -> None:
+    await fill(root, "hello")
+    async with opened(root) as store:
+        await store.delete("a_b_1", request_key="k")
+    note = home(root, ".deleted-a_b_1") / "deletion.json"
+    good = note.read_bytes()
+    bad = {"flipped": good.replace(b'"k"', b'"x"'), "cut": good[:-9], "empty": b"", "of another": good}
+    note.write_bytes(bad[how])
+    if how == "of another":
+        note.parent.rename(home(root, ".deleted-a_b_7"))
+
+    async with opened(root) as store:
+        assert (store.deletions(), store.damage()) == ((), ())
+
+    assert names(root / "sessions") == []
+
+
+async def test_a_deletion_that_failed_half_way_can_be_tried_again_by_its_key(root: Path) -> None:
+    await fill(root, "hello")
+    async with opened(root) as store:
+        # Of a directory in the way nothing can be moved there, whoever asks.
+        blocker = home(root, ".deleted-a_b_1")
+        blocker.mkdir()
+        (blocker / "file").write_bytes(b"")
+        with pytest.raises(StoreError):
+            await store.delete("a_b_1", request_key="k")
+        before = store.metas(), store.deletions()
+        shutil.rmtree(blocker)
+
+        deleted = await store.delete("a_b_1", request_key="k")
+
+        assert ([meta.id for meta in before[0]], before[1]) == (["a_b_1"], ())
+        assert deleted
+        assert store.metas() == ()
+        assert [deletion.request_key for deletion in store.deletions()] == ["k"]
+
+
+async def test_a_log_from_before_there_were_keys_loads(root: Path) -> None:
+    meta = await fill(root, "hello")
+    lines = journal(root).read_bytes()
+
+    assert b"request_key" not in lines
+    assert b"position" not in lines
+    async with opened(root) as store:
+        loaded = await store.load("a_b_1")
+        assert loaded.log.meta == meta
+        assert meta.claims == ()
 
 
 async def test_the_states_of_a_store_and_a_log_can_be_read(root: Path) -> None:
