@@ -6,7 +6,8 @@ import os
 import sys
 
 from crabctl.arguments import UsageError
-from crabctl.commands.target import find, is_session_id, named, note, reach
+from crabctl.client import RemoteError
+from crabctl.commands.target import find, is_session_id, named, note, reach, request_key
 from crabctl.render import as_json, harmless, number
 
 TYPE_CHECKING = False
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from crabctl.arguments import Args
+    from crabctl.client import Link
 
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 SETTINGS = ("title", "model", "thinking", "system_prompt", "cwd")
@@ -57,7 +59,7 @@ def compact(args: Args) -> int:
     """Replace old history by a summary, and show it."""
     name = named(args, has_text=True)
     instructions = {"instructions": " ".join(args.words)} if args.words else {}
-    return _on(args, name, "session/compact", _compacted, instructions)
+    return _on(args, name, "session/compact", _compacted, instructions | request_key(args, name))
 
 
 def configure(args: Args) -> int:
@@ -75,12 +77,14 @@ def rm(args: Args) -> int:
     is_asked = sys.stdin.isatty() and not args.has("yes")
     if not (is_asked or args.has("yes") or name):
         raise UsageError("which session? Give its ID, or -y for the session of the agent, sender and topic")
+    key = request_key(args, name)
     with reach(args) as link:
         session = find(link, args, name)
-        if is_asked and not _is_sure(session, link.call("session/get", {"session": session})["info"]):
+        info = _look_up(link, session, is_repeatable=bool(key)) if is_asked else None
+        if info is not None and not _is_sure(session, info):
             note("nothing was removed")
             return 1
-        deleted = link.call("session/delete", {"session": session}, limit=None)
+        deleted = link.call("session/delete", {"session": session} | key, limit=None)
     print(as_json(deleted) if args.has("json") else f"{session} is gone")
     return 0
 
@@ -122,6 +126,20 @@ def _setting(word: str) -> tuple[str, object]:
             raise UsageError(f"thinking={value}: say on or off")
         return key, SWITCH[value]
     return key, os.path.abspath(value) if key == "cwd" else value  # noqa: PTH100  # pathlib costs a tenth of the start-up
+
+
+def _look_up(link: Link, session: str, *, is_repeatable: bool) -> dict[str, Any] | None:
+    """Get what there is to remove; null if it is gone, maybe by this very command."""
+    try:
+        info: dict[str, Any] = link.call("session/get", {"session": session})["info"]
+    except RemoteError as exc:
+        # Imported here: only this failure needs it.
+        from crabd.errors import NOT_FOUND
+
+        if exc.code == NOT_FOUND and is_repeatable:
+            return None
+        raise
+    return info
 
 
 def _is_sure(session: str, info: dict[str, Any]) -> bool:

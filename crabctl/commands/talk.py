@@ -7,7 +7,7 @@ import signal
 import sys
 
 from crabctl.arguments import UsageError
-from crabctl.commands.target import find, identity, named, note, reach
+from crabctl.commands.target import find, identity, named, note, reach, request_key
 from crabctl.render import COLUMNS, as_json, columns, fit, one_line
 from crabctl.screen import Screen, ending
 
@@ -44,10 +44,10 @@ def send(args: Args) -> int:
 def steer(args: Args) -> int:
     """Say something to the run that is going."""
     name = named(args, has_text=True)
-    text = _text(args.words)
+    params = {"content": _text(args.words)} | request_key(args, name)
     with reach(args) as link:
         session = find(link, args, name)
-        queued = link.call("session/steer", {"session": session, "content": text})
+        queued = link.call("session/steer", params | {"session": session})
     print(as_json(queued) if args.has("json") else f"{session}: joins run {queued['run']} at its next round")
     return 0
 
@@ -137,7 +137,9 @@ def _get_or_create(link: Link, args: Args) -> str:
     except FileNotFoundError:
         # The directory we stand in is gone; the daemon then chooses.
         where = {}
-    got = link.call("session/get_or_create", identity(args) | where)
+    # A message that is repeated goes to the same session, whichever is active by then.
+    key = {"request_key": f"{args.get('key')} (session)"} if args.get("key") else {}
+    got = link.call("session/get_or_create", identity(args) | where | key)
     if got["created"] and sys.stderr.isatty() and not args.has("json"):
         _introduce(link, got)
     return str(got["id"])

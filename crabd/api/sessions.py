@@ -14,8 +14,13 @@ SessionId: TypeAlias = Annotated[
     str, Meta(pattern=SESSION_ID_PATTERN, max_length=128, examples=["crab_user_1"])
 ]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
-# A client's own name for a request, so that a repeated one is recognised.
-RequestKey: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+KEY_DESCRIPTION = (
+    "The client's own name for this request. When it is sent again with the same key, after a lost answer, "
+    "a reconnect or a restart of the daemon, it is answered again and not done again. A key belongs to one "
+    "request, the same method with the same content; another one with it is refused as a conflict. Keys are "
+    "known for 24 hours, the newest 256 of a session."
+)
+RequestKey: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128, description=KEY_DESCRIPTION)]
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 Content: TypeAlias = Text | Annotated[tuple[UserBlock, ...], Meta(min_length=1)]
 AbsolutePath: TypeAlias = Annotated[str, Meta(pattern="^/", max_length=4096)]
@@ -32,7 +37,12 @@ class OfSession(Params, frozen=True):
 
 
 class GetOrCreate(Params, frozen=True):
-    """``topic`` titles a session of its own; ``cwd`` is where the agent works, for a new session."""
+    """``topic`` titles a session of its own; ``cwd`` is where the agent works, for a new session.
+
+    Repeated with its key it gets the same session with the same ``created``, also when another one is active
+    by now, and not_found when that session is gone. No other request may have this key, in any session. The
+    key of an ephemeral session lives no longer than the daemon, as the session does.
+    """
 
     agent: Name
     sender: Name = "user"
@@ -40,6 +50,7 @@ class GetOrCreate(Params, frozen=True):
     description: str | None = None
     ephemeral: bool = False
     cwd: AbsolutePath | None = None
+    request_key: RequestKey | None = None
 
 
 class GotOrCreated(SessionInfo, frozen=True, kw_only=True):
@@ -47,7 +58,10 @@ class GotOrCreated(SessionInfo, frozen=True, kw_only=True):
 
 
 class Send(OfSession, frozen=True):
-    """With ``wait`` the answer comes when the run has ended, and with ``events`` its events before it."""
+    """With ``wait`` the answer comes when the run has ended, and with ``events`` its events before it.
+
+    Repeated with its key it attaches to the run of the first, or gets that run's result.
+    """
 
     content: Content
     request_key: RequestKey | None = None
@@ -79,7 +93,10 @@ class RunResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Steer(OfSession, frozen=True):
+    """Repeated with its key it gets the first answer again, also when the run is over."""
+
     content: Content
+    request_key: RequestKey | None = None
 
 
 class SteerQueued(Struct, frozen=True):
@@ -103,9 +120,14 @@ class Cancelled(Struct, frozen=True):
 
 
 class Compact(OfSession, frozen=True):
-    """``instructions`` tells the summary what matters."""
+    """``instructions`` tells the summary what matters.
+
+    Repeated with its key it waits for the same compaction, or gets its result again; one that failed has
+    changed nothing and is tried again.
+    """
 
     instructions: str | None = None
+    request_key: RequestKey | None = None
 
 
 class CompactResult(Struct, frozen=True):
@@ -123,6 +145,15 @@ class Close(OfSession, frozen=True):
 
 class Closed(Struct, frozen=True):
     closed: bool
+
+
+class Delete(OfSession, frozen=True):
+    """Repeated with its key it is answered as the first was; without one the session is not found.
+
+    No other request may have this key, in any session.
+    """
+
+    request_key: RequestKey | None = None
 
 
 class Deleted(Struct, frozen=True):

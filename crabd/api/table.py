@@ -22,7 +22,7 @@ METHODS = MethodTable(
         Method("session/cancel", s.Cancel, s.Cancelled, "Stop the run that is going; answers when it has settled."),
         Method("session/compact", s.Compact, s.CompactResult, "Replace old history by a summary; the log keeps it."),
         Method("session/close", s.Close, s.Closed, "Unload a session; it stays in the store."),
-        Method("session/delete", s.OfSession, s.Deleted, "Remove a session for good, cancelling its run."),
+        Method("session/delete", s.Delete, s.Deleted, "Remove a session for good, cancelling its run."),
         Method("session/list", s.List, s.SessionPage, "List sessions, the last used first."),
         Method("session/get", s.OfSession, Snapshot, "Get a session as it is now, with the reply streamed so far."),
         Method("session/history", s.History, s.HistoryPage, "Read messages, also those before a compaction."),

@@ -25,7 +25,7 @@ from crabd.runtime.prompt import compose_request, estimate_tokens
 from crabd.runtime.run import Ask, CallTools, End, Run, Save
 from crabd.runtime.session import Job, Session
 from crabd.runtime.ticket import Ticket
-from crabd.store.base import ModelCalled, Partial, Record
+from crabd.store.base import MessageAdded, ModelCalled, Partial, Record, Step
 from crabd.tools.base import Tool, ToolContext, ToolOutcome
 
 # Tools of one round that work at the same time.
@@ -65,6 +65,8 @@ class Driver:
         self._equip = equip
         self._equipment: Equipment | None = None
         self._store_error: ErrorInfo | None = None
+        # What is told once the records that go with it are durable.
+        self._untold: list[events.AnyEvent] = []
         self._started = trio.current_time()
 
     async def drive(self) -> None:
@@ -104,8 +106,8 @@ class Driver:
 
     async def _advance(self) -> None:
         while True:
-            action, seen = self._run.next_action(self._seconds())
-            self._publish(seen)
+            action, joined = self._run.next_action(self._seconds())
+            self._untold += joined
             match action:
                 case Save(records=records):
                     await self._save(records)
@@ -122,14 +124,28 @@ class Driver:
         except StoreError as exc:
             # The session keeps them and writes them first next time; the run must not give them twice.
             self._run.saved()
+            self._tell()
             self._fail_persistence(exc)
             raise
         self._run.saved()
         if not self._ticket.accepted.is_set():
-            self._publish([events.RunStarted(self._ticket.content, steps[-1].n)])
+            self._publish([events.RunStarted(self._ticket.content, self._first_message(steps))])
             self._ticket.accepted.set()
         calls = [step.record for step in steps if isinstance(step.record, ModelCalled)]
         self._publish([events.UsageReported(c.model, c.usage, self._session.meta.usage) for c in calls])
+        self._tell()
+
+    def _first_message(self, steps: Sequence[Step]) -> int:
+        """Find the step of the message that the run is for; steerings may have joined behind it already."""
+        return next(
+            step.n
+            for step in steps
+            if isinstance(step.record, MessageAdded) and step.record.run == self._run.id
+        )
+
+    def _tell(self) -> None:
+        seen, self._untold = self._untold, []
+        self._publish(seen)
 
     async def _ask(self) -> None:
         equipment = self._equipment
@@ -198,7 +214,7 @@ class Driver:
 
     def _cut_short(self, reason: StopReason, error: ErrorInfo | None) -> None:
         model = self._equipment.choice.id if self._equipment else ""
-        self._publish(self._run.cut_short(reason, model, error))
+        self._untold += self._run.cut_short(reason, model, error)
 
     async def _close(self) -> None:
         try:
@@ -226,6 +242,7 @@ class Driver:
     def _settle(self) -> None:
         run = self._run
         assert run.stop_reason is not None, "the machine came to its end"
+        self._tell()
         persisted = self._session.unsaved == 0 and self._session.meta.open_run != run.id
         # An answer that may not be there tomorrow is no success, whatever the model made of it.
         reason = run.stop_reason if self._store_error is None else "error"

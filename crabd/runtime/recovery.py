@@ -7,6 +7,7 @@ were waiting join the history unanswered, so that the next run reads them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from crabd.events import ErrorInfo
 from crabd.messages import (
@@ -43,18 +44,19 @@ def close_interrupted(
     """
     records: list[Record] = []
     queued = {q.id: q for step in steps if isinstance(q := step.record, MessageQueued)}
-    waiting = [queued[id_] for id_ in meta.queued]
+    # Each was recorded for its own client, so their records may stand in another order than they came in.
+    waiting = sorted((queued[id_] for id_ in meta.queued), key=_place)
     if meta.open_run is not None:
         run = meta.open_run
         messages = [added.message for step in steps if isinstance(added := step.record, MessageAdded)]
         records += [MessageAdded(run, result) for result in _missing_results(messages)]
         if partial is not None and partial.run == run and partial.after >= _last_reply(run, steps):
             records.append(MessageAdded(run, AssistantMessage(partial.content, partial=True)))
-        records += [MessageAdded(run, UserMessage(q.content, q.steer)) for q in waiting if q.steer]
+        records += [MessageAdded(run, UserMessage(q.content, q.steer)) for q in waiting if q.run == run]
         records.append(RunClosed(run, "interrupted", _seconds_open(run, steps), Usage()))
-    for message in waiting:
-        if not message.steer:
-            records += leave_unanswered(message.run, message.content, message.request_key, "interrupted")
+    never_opened = [message for message in waiting if message.run != meta.open_run]
+    for run, messages in groupby(never_opened, key=lambda message: message.run):
+        records += _leave_run(run, tuple(messages))
     return tuple(records)
 
 
@@ -71,6 +73,19 @@ def leave_unanswered(
         MessageAdded(run, UserMessage(content)),
         RunClosed(run, reason, 0.0, Usage(), error),
     )
+
+
+def _place(message: MessageQueued) -> tuple[int, int]:
+    """Tell the place of a message that waits among all, by its run, and in that by its steering."""
+    run, _, steer = message.id.partition(".s")
+    return int(run.removeprefix("r")), int(steer or 0)
+
+
+def _leave_run(run: str, messages: Sequence[MessageQueued]) -> tuple[Record, ...]:
+    """Close a run that never began. A word to it may be here without its own message, which was not durable."""
+    key = next((message.request_key for message in messages if not message.steer), None)
+    added = [MessageAdded(run, UserMessage(message.content, message.steer)) for message in messages]
+    return (RunOpened(run, key), *added, RunClosed(run, "interrupted", 0.0, Usage()))
 
 
 def _missing_results(messages: Sequence[Message]) -> list[ToolMessage]:

@@ -79,8 +79,12 @@ Action: TypeAlias = Save | Ask | CallTools | End
 
 
 class Steer(Struct, frozen=True):
+    """A steering that waits; what is with its content goes into its records as it is."""
+
     id: str
     content: tuple[UserBlock, ...]
+    request_key: str | None = None
+    position: int = 0
 
 
 # What a reply's end means for the run, when it asks for no tools.
@@ -138,8 +142,17 @@ class Run:
         """The calls of this round that have no result yet."""
         return tuple(call for call in self._calls if call.id not in self._results)
 
-    def steer(self, session: str, content: tuple[UserBlock, ...]) -> tuple[Steer, int]:
+    def steer(
+        self,
+        session: str,
+        content: tuple[UserBlock, ...],
+        request_key: str | None = None,
+        *,
+        is_sent: bool = False,
+    ) -> tuple[Steer, int]:
         """Take a steering; returns it and its place in the queue, from 1.
+
+        The place is recorded with a key, to be told again; of a message that was sent it is not told.
 
         Raises:
           NoRun: the run is ending, so it would come too late.
@@ -150,13 +163,21 @@ class Run:
         if len(self._steers) >= MAX_STEERS:
             raise QueueFull(session, "steers", MAX_STEERS)
         self._steers_taken += 1
-        taken = Steer(f"{self.id}.s{self._steers_taken}", content)
+        position = len(self._steers) + 1
+        is_told_again = request_key is not None and not is_sent
+        steer_id = f"{self.id}.s{self._steers_taken}"
+        taken = Steer(steer_id, content, request_key, position if is_told_again else 0)
         self._steers.append(taken)
-        return taken, len(self._steers)
+        return taken, position
 
     def has_waiting(self, steer: str) -> bool:
         """Tell whether a steering has not joined yet."""
         return any(waiting.id == steer for waiting in self._steers)
+
+    def is_saving(self, steer: str) -> bool:
+        """Tell whether a steering has joined and its message is not durable yet."""
+        added = (record.message for record in self._unsaved if isinstance(record, MessageAdded))
+        return any(isinstance(message, UserMessage) and message.steer == steer for message in added)
 
     def next_action(self, seconds: float) -> tuple[Action, list[AnyEvent]]:
         """Say what has to happen now, ``seconds`` after the start, and which steerings joined by this."""
@@ -260,5 +281,7 @@ class Run:
     def _join_steers(self) -> list[AnyEvent]:
         joined = list(self._steers)
         self._steers.clear()
-        self._unsaved += [MessageAdded(self.id, UserMessage(s.content, s.id)) for s in joined]
+        self._unsaved += [
+            MessageAdded(self.id, UserMessage(s.content, s.id), s.request_key, s.position) for s in joined
+        ]
         return [events.Steered(s.id, s.content) for s in joined]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 import trio
@@ -34,8 +34,8 @@ from crabd.runtime.router import Identity
 from crabd.runtime.run import Run
 from crabd.runtime.session import Job, Session
 from crabd.runtime.sessions import Sessions
-from crabd.runtime.summarise import Compaction, summarise
-from crabd.runtime.ticket import Admission, Steering, Ticket
+from crabd.runtime.summarise import summarise
+from crabd.runtime.ticket import Admission, Compacting, Compaction, Deed, Steering, Ticket
 from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
 from crabd.store.base import Cleared, Configured, MessageQueued
 from crabd.tools.base import Tool
@@ -45,6 +45,7 @@ SETTLE_SECONDS = 8.0
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+T = TypeVar("T")
 WhenBusy = Literal["queue", "steer", "reject"]
 
 
@@ -78,17 +79,47 @@ class Runtime:
         return sum(session.job is not None for session in self.sessions.live())
 
     async def get_or_create(
-        self, identity: Identity, *, topic: str | None, description: str | None, cwd: str | None
+        self,
+        identity: Identity,
+        *,
+        topic: str | None,
+        description: str | None,
+        cwd: str | None,
+        request_key: str | None = None,
     ) -> tuple[Session, bool]:
         """Find or make an identity's session, as ``Sessions`` does, for an agent that exists.
 
         Raises:
-          NotFound: no such agent.
-          ShuttingDown, StoreError.
+          NotFound: no such agent, or the session of the key is gone.
+          ShuttingDown, RequestKeyReused, StoreError.
         """
         self.agents.get(identity.agent)
         self._refuse_when_stopping()
-        return await self.sessions.get_or_create(identity, topic=topic, description=description, cwd=cwd)
+        return await self.sessions.get_or_create(
+            identity, topic=topic, description=description, cwd=cwd, request_key=request_key
+        )
+
+    async def delete(self, session: str, request_key: str | None = None) -> None:
+        """Remove a session for good, as ``Sessions`` does. Once begun it goes on whoever leaves.
+
+        Raises:
+          NotFound, RequestKeyReused, StoreError.
+        """
+        deed: Deed[None] = Deed()
+        work = partial(self.sessions.delete, session, request_key)
+        self._runs.start_soon(self._carry_out, deed, work, "the deletion")
+        await deed.wait()
+
+    async def close(self, session: str, *, cancel: bool) -> bool:
+        """Unload a session, as ``Sessions`` does; false if it was not live. Once begun it goes on whoever leaves.
+
+        Raises:
+          NotFound, SessionBusy.
+        """
+        deed: Deed[bool] = Deed()
+        work = partial(self.sessions.close, session, cancel=cancel)
+        self._runs.start_soon(self._carry_out, deed, work, "the closing")
+        return await deed.wait()
 
     def admit(
         self,
@@ -107,12 +138,12 @@ class Runtime:
         anybody: only then is the message durable. Its run goes on whoever leaves.
 
         Raises:
-          SessionPaused, SessionBusy, QueueFull, ShuttingDown, NotFound (its agent or model).
+          SessionPaused, SessionBusy, QueueFull, ShuttingDown, RequestKeyReused; NotFound: its agent or model.
         """
-        known = session.recall(request_key)
+        known = session.keys.find(request_key, Admission, content)
         if known is not None:
-            on_ticket(known)
-            return Admission(known, "attached")
+            on_ticket(known.ticket)
+            return Admission(known.ticket, "attached", known.steering)
         self._refuse_when_stopping()
         if session.meta.paused:
             raise SessionPaused(session.id)
@@ -120,18 +151,20 @@ class Runtime:
         if job is not None and when_busy == "reject":
             raise session.busy("wait for it, or queue the message")
         if job is not None and job.ticket and job.run and job.run.is_steerable and when_busy == "steer":
-            steering = self.admit_steer(session, content, request_key)
-            session.remember(request_key, job.ticket)
-            on_ticket(job.ticket)
-            return Admission(job.ticket, "steered", steering)
-        self._equip(session)
-        ticket = session.accept(content, request_key=request_key, tool_choice=tool_choice)
-        on_ticket(ticket)
-        if job is None and len(session.waiting) == 1:
+            steering = _take_steer(session, job.run, content, request_key, is_sent=True)
+            admission = Admission(job.ticket, "steered", steering)
+        else:
+            self._equip(session)
+            ticket = session.accept(content, request_key=request_key, tool_choice=tool_choice)
+            is_next = job is None and len(session.waiting) == 1
+            admission = Admission(ticket, "started" if is_next else "queued")
+        session.keys.add(request_key, content, admission)
+        on_ticket(admission.ticket)
+        if admission.disposition == "started":
             self._start_next(session)
-            return Admission(ticket, "started")
-        session.publish([events.Queued(len(session.waiting), content)], ticket.run)
-        return Admission(ticket, "queued")
+        elif admission.disposition == "queued":
+            session.publish([events.Queued(len(session.waiting), content)], admission.ticket.run)
+        return admission
 
     async def confirm(self, session: Session, admission: Admission) -> None:
         """Wait until an admitted message is durable.
@@ -140,16 +173,16 @@ class Runtime:
           StoreError: it is not, and may not run.
         """
         ticket = admission.ticket
-        match admission.disposition:
-            case "steered":
-                assert admission.steering is not None, "a steered message is a steering"
-                await self.confirm_steer(session, admission.steering)
-                return
-            case "queued":
-                await self._confirm_queued(session, ticket)
-            case "started" | "attached":
-                await ticket.accepted.wait()
-        if ticket.refusal is not None and admission.disposition != "attached":
+        if admission.steering is not None:
+            await self.confirm_steer(session, admission.steering)
+            return
+        if ticket in session.waiting:
+            await self._confirm_queued(session, ticket)
+        else:
+            await ticket.accepted.wait()
+        # Who attaches to a run that has ended is told how, be it by this very refusal.
+        is_told = admission.disposition == "attached" and ticket.outcome is not None
+        if ticket.refusal is not None and not is_told:
             raise ticket.refusal
 
     def admit_steer(
@@ -157,15 +190,20 @@ class Runtime:
     ) -> Steering:
         """Take a word to the run that is going, at once; save its record before telling anybody.
 
+        A word that came with the same request key before is not taken again, whatever its run has come to.
+
         Raises:
           NoRun: none is going, or it is ending.
-          QueueFull.
+          QueueFull, RequestKeyReused.
         """
-        run = session.run
-        if run is None:
+        known = session.keys.find(request_key, Steering, content)
+        if known is not None:
+            return known
+        if session.run is None:
             raise NoRun(session.id)
-        steer, position = run.steer(session.id, content)
-        return Steering(run, position, MessageQueued(run.id, content, steer.id, request_key))
+        steering = _take_steer(session, session.run, content, request_key, is_sent=False)
+        session.keys.add(request_key, content, steering)
+        return steering
 
     async def confirm_steer(self, session: Session, steering: Steering) -> None:
         """Wait until a steering is durable, waiting or joined.
@@ -173,10 +211,16 @@ class Runtime:
         Raises:
           StoreError: it is not, and may join all the same.
         """
-        steer = steering.record.steer
-        if not await session.save_while(lambda: steering.run.has_waiting(steer), steering.record):
-            # It has joined, and what it joined with stood in line before: with nothing left over it is there.
+        if await session.save_while(lambda: steering.is_unrecorded, steering.record):
+            steering.is_recorded = True
+            return
+        # It was recorded before, or has joined, and what it joined with stood in line before: with nothing
+        # left over it is there. Only a cancelled run may have left the line, to stand at its end once more.
+        await session.save(())
+        while steering.is_joining and session.run is steering.run:
             await session.save(())
+        if steering.is_joining:
+            raise StoreError("io", "the disk did not take it in time: say it again", session=session.id)
 
     async def cancel(self, session: Session, run: str | None) -> tuple[str | None, StopReason]:
         """Stop what is going, or the run of that id even while it waits; returns when it has settled.
@@ -196,30 +240,32 @@ class Runtime:
         await job.settled.wait()
         return (job.run.id, job.run.stop_reason or "cancelled") if job.run else (None, "cancelled")
 
-    async def compact(self, session: Session, instructions: str | None) -> Compaction:
+    async def compact(
+        self, session: Session, instructions: str | None, request_key: str | None = None
+    ) -> Compaction:
         """Replace the session's older history by a summary; its other requests are served meanwhile.
 
+        One that came with the same request key before is waited for, or its result returned again.
+
         Raises:
-          SessionBusy, NothingToCompact, RequestCancelled, ShuttingDown, NotFound, ProviderError, StoreError.
+          SessionBusy, NothingToCompact, RequestCancelled, RequestKeyReused, ShuttingDown, NotFound,
+          ProviderError, StoreError.
         """
+        known = session.keys.find(request_key, Compacting, instructions)
+        if known is not None:
+            return await known.wait()
         self._refuse_when_stopping()
         self._refuse_when_busy(session)
         cut = plan_cut(session.context)
         if cut is None:
             raise NothingToCompact(session.id)
         equipment = self._equip(session)
-        job = session.job = Job()
-        result: list[Compaction | CrabdError] = []
-        work = partial(summarise, session, equipment.choice, cut, instructions)
-        self._runs.start_soon(self._compact, session, job, work, result)
-        await job.settled.wait()
-        match result:
-            case [Compaction() as done]:
-                return done
-            case [CrabdError() as error]:
-                raise error
-            case _:
-                raise RequestCancelled("the compaction")
+        session.job = Job()
+        compacting = Compacting()
+        session.keys.add(request_key, instructions, compacting)
+        work = partial(summarise, session, equipment.choice, cut, instructions, request_key)
+        self._runs.start_soon(self._compact, session, session.job, compacting, work, request_key)
+        return await compacting.wait()
 
     async def configure(
         self,
@@ -296,14 +342,21 @@ class Runtime:
         return Equipment(agent, choice, tools)
 
     async def _confirm_queued(self, session: Session, ticket: Ticket) -> None:
+        """Record that a message waits, if nobody has; whoever asks for it again comes here too."""
+
+        def is_unrecorded() -> bool:
+            return ticket in session.waiting and not ticket.is_recorded
+
         record = MessageQueued(ticket.run, ticket.content, request_key=ticket.request_key)
         try:
-            if not await session.save_while(lambda: ticket in session.waiting, record):
-                # Its run has begun, and makes it durable.
-                await ticket.accepted.wait()
-        except StoreError:
-            session.withdraw(ticket)
+            if await session.save_while(is_unrecorded, record):
+                ticket.is_recorded = True
+        except StoreError as exc:
+            session.withdraw(ticket, exc)
             raise
+        if not ticket.is_recorded:
+            # Its run has begun, and makes it durable.
+            await ticket.accepted.wait()
 
     def _start_next(self, session: Session) -> None:
         """Give an idle session to the message that waits longest. All of this happens at once."""
@@ -328,20 +381,31 @@ class Runtime:
         self,
         session: Session,
         job: Job,
+        compacting: Compacting,
         work: Callable[[], Awaitable[Compaction]],
-        result: list[Compaction | CrabdError],
+        request_key: str | None,
     ) -> None:
         try:
             with job.scope:
-                result.append(await work())
-        except CrabdError as exc:
-            result.append(exc)
-        except Exception:
-            log.exception("compaction_failed", session=session.id)
-            result.append(CrabdError(INTERNAL.message))
+                await self._carry_out(compacting, work, "the compaction")
         finally:
+            # All of this happens at once, so that whoever waited finds the session released.
+            if compacting.has_failed:
+                session.keys.drop(request_key)
             self._release(session, job)
         await session.checkpoint()
+
+    async def _carry_out(self, deed: Deed[T], work: Callable[[], Awaitable[T]], what: str) -> None:
+        """Do something and tell how it ended. Never raises but ``Cancelled``."""
+        try:
+            deed.settle(await work())
+        except CrabdError as exc:
+            deed.settle(exc)
+        except Exception:
+            log.exception("deed_failed", deed=what)
+            deed.settle(CrabdError(INTERNAL.message))
+        finally:
+            deed.settle(RequestCancelled(what))
 
     def _release(self, session: Session, job: Job) -> None:
         session.job = None
@@ -351,3 +415,11 @@ class Runtime:
     async def _announce(self, session: Session) -> None:
         session.publish([events.SessionChanged(self.sessions.info(session))])
         await session.checkpoint()
+
+
+def _take_steer(
+    session: Session, run: Run, content: tuple[UserBlock, ...], request_key: str | None, *, is_sent: bool
+) -> Steering:
+    steer, position = run.steer(session.id, content, request_key, is_sent=is_sent)
+    record = MessageQueued(run.id, content, steer.id, request_key, steer.position)
+    return Steering(run, position, record)

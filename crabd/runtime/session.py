@@ -22,14 +22,18 @@ from crabd.errors import QueueFull, SessionBusy, StoreError
 from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
 from crabd.messages import Message, StopReason, Usage, UserBlock, utc_now
 from crabd.runtime.broker import Topic
+from crabd.runtime.keys import recall_keys
 from crabd.runtime.prompt import Context
 from crabd.runtime.run import Run
-from crabd.runtime.ticket import MAX_KEYS, Outcome, Ticket, recall_tickets
+from crabd.runtime.ticket import Outcome, Ticket
 from crabd.store.base import (
+    Claim,
+    Claimed,
     Loaded,
     MessageAdded,
     MessageQueued,
     Record,
+    RunClosed,
     RunOpened,
     SessionLog,
     SessionMeta,
@@ -83,7 +87,7 @@ class Session:
         self.end: Literal["closed", "deleted"] | None = None
         # In the clock of the event loop: when somebody asked for the session last.
         self.used_at = trio.current_time()
-        self._tickets = recall_tickets(loaded.steps)
+        self.keys = recall_keys(loaded.steps, utc_now())
         self._next_run = 1 + max((int(run[1:]) for run in _runs_of(loaded.steps)), default=0)
         self._unsaved: list[Record] = []
         self._save_lock = trio.Lock()
@@ -143,6 +147,16 @@ class Session:
             await self._write((record,), is_kept=False)
             return True
 
+    async def claim(self, request_key: str, topic: str | None) -> None:
+        """Note in the log that a request for the identity's session was given this one.
+
+        Raises:
+          RequestKeyReused, StoreError.
+        """
+        self.keys.refuse(request_key)
+        (*_, step) = await self.save([Claimed(request_key, topic)])
+        self.keys.add(request_key, topic, Claim(request_key, step.at, topic), step.at)
+
     async def checkpoint(self) -> None:
         """Have the store note the meta. A failure is logged: the log has everything."""
         async with self._save_lock:
@@ -170,10 +184,6 @@ class Session:
         """Go through the log's messages from the newest to the oldest."""
         return _messages_in(reversed(self.steps))
 
-    def recall(self, request_key: str | None) -> Ticket | None:
-        """Find the message that came with this key before."""
-        return self._tickets.get(request_key) if request_key else None
-
     def accept(
         self, content: tuple[UserBlock, ...], *, request_key: str | None = None, tool_choice: str = "auto"
     ) -> Ticket:
@@ -188,22 +198,14 @@ class Session:
         self._next_run += 1
         ticket.first_seq = self.topic.seq + 1
         self.waiting.append(ticket)
-        self.remember(request_key, ticket)
         return ticket
 
-    def remember(self, request_key: str | None, ticket: Ticket) -> None:
-        """Note which run a request key led to."""
-        if request_key:
-            self._tickets[request_key] = ticket
-            while len(self._tickets) > MAX_KEYS:
-                del self._tickets[next(iter(self._tickets))]
-
-    def withdraw(self, ticket: Ticket) -> None:
+    def withdraw(self, ticket: Ticket, refusal: StoreError) -> None:
         """Forget a message that could not be made durable and has not begun to run."""
         if ticket in self.waiting:
             self.waiting.remove(ticket)
-        if ticket.request_key:
-            self._tickets.pop(ticket.request_key, None)
+            self.keys.drop(ticket.request_key)
+            ticket.refuse(refusal)
 
     def settle(
         self,
@@ -325,4 +327,6 @@ def _messages_in(steps: Iterable[Step]) -> Iterator[StoredMessage]:
 
 
 def _runs_of(steps: Sequence[Step]) -> set[str]:
-    return {step.record.run for step in steps if isinstance(step.record, (RunOpened, MessageQueued))}
+    # Of one that was cancelled while its message waited there may be nothing but the end.
+    kinds = (RunOpened, MessageQueued, RunClosed)
+    return {step.record.run for step in steps if isinstance(step.record, kinds)}

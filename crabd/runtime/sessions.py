@@ -6,6 +6,7 @@ There is never a second live copy of one. What they do while they are live is th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Literal
 
 import structlog
@@ -16,6 +17,7 @@ from crabd import events
 from crabd.errors import NotFound, StoreError
 from crabd.events import SessionInfo, SessionState, Snapshot
 from crabd.runtime.broker import Broker
+from crabd.runtime.claims import Claims
 from crabd.runtime.recovery import close_interrupted
 from crabd.runtime.router import Identity, Router, choose_stored
 from crabd.runtime.session import Session, describe
@@ -38,6 +40,7 @@ class Sessions:
         self._store = store
         self._scratch = scratch
         self._broker = broker
+        self._claims = Claims(store, scratch)
         self._router = Router()
         self._live: dict[str, Session] = {}
 
@@ -95,28 +98,45 @@ class Sessions:
         return found if found is not None and topic in (None, found.meta.topic) else None
 
     async def get_or_create(
-        self, identity: Identity, *, topic: str | None, description: str | None, cwd: str | None
+        self,
+        identity: Identity,
+        *,
+        topic: str | None,
+        description: str | None,
+        cwd: str | None,
+        request_key: str | None = None,
     ) -> tuple[Session, bool]:
         """Find the identity's active session, else the one it used last, else make one; say if it is new.
 
+        A request that came with the same key before is given the same answer, whatever is active by now.
+
         Raises:
+          NotFound: the session that was the answer is gone.
+          RequestKeyReused: the key came with another request.
           StoreError: it could not be read or made.
         """
-        async with self._router.lock(identity):
-            found = self.find_active(identity, topic)
-            if found is not None:
-                return found, False
-            store = self._scratch if identity.is_ephemeral else self._store
-            stored = self._active_meta(identity, topic) or choose_stored(store.metas(), identity, topic)
-            if stored is not None:
-                session = await self.load(stored.id)
-            else:
-                loaded = await store.create(
-                    identity.agent, identity.sender, topic=topic, description=description, cwd=cwd
-                )
-                session = self._adopt(loaded)
-            self._router.activate(identity, session.id)
-            return session, stored is None
+        async with self._turn_of(request_key):
+            known = self._claims.recall(identity, topic, request_key) if request_key is not None else None
+            if known is not None:
+                return await self._give_again(identity, *known)
+            async with self._router.lock(identity):
+                session = self.find_active(identity, topic) or await self._load_latest(identity, topic)
+                is_new = session is None
+                if session is None:
+                    store = self._scratch if identity.is_ephemeral else self._store
+                    loaded = await store.create(
+                        identity.agent,
+                        identity.sender,
+                        topic=topic,
+                        description=description,
+                        cwd=cwd,
+                        request_key=request_key,
+                    )
+                    session = self._adopt(loaded)
+                elif request_key is not None:
+                    await session.claim(request_key, topic)
+                self._router.activate(identity, session.id)
+                return session, is_new
 
     async def close(self, session: str, *, cancel: bool) -> bool:
         """Unload a session; false if it was not live.
@@ -124,30 +144,37 @@ class Sessions:
         Raises:
           NotFound; SessionBusy: something is going or waits, and ``cancel`` was not asked for.
         """
-        found = self.find_live(session)
-        if found is None:
-            self.meta(session)
-            return False
-        if (found.job is not None or found.waiting) and not cancel:
-            raise found.busy("cancel it, or close with cancel")
-        found.end = "closed"
+        # Who waits for the lock may be about to load the session; only its holder may say that this is its end.
         async with self._router.lock(session):
+            found = self.find_live(session)
+            if found is None:
+                self.meta(session)
+                return False
+            if (found.job is not None or found.waiting) and not cancel:
+                raise found.busy("cancel it, or close with cancel")
             await self._unload(found, "closed")
-        return True
+            return True
 
-    async def delete(self, session: str) -> None:
+    async def delete(self, session: str, request_key: str | None = None) -> None:
         """Remove a session for good: its run is cancelled and settles first, and nothing can bring it back.
 
+        If the session is gone, and by a request of the same key, there is nothing to do.
+
         Raises:
-          NotFound, StoreError.
+          NotFound, RequestKeyReused, StoreError.
         """
-        self.meta(session)
-        store = self._store_of(session)
-        async with self._router.lock(session):
+        async with self._turn_of(request_key), self._router.lock(session):
+            store = self._store_of(session)
+            is_repeated = request_key is not None and self._claims.was_deleted(session, request_key)
+            if is_repeated and store.meta(session) is None:
+                return
+            self.meta(session)
+            if request_key is not None and not is_repeated:
+                await self._refuse_reused(session, request_key)
             found = self._live.get(session)
             if found is not None:
                 await self._unload(found, "deleted")
-            if not await store.delete(session):
+            if not await store.delete(session, request_key=request_key):
                 raise NotFound("session", session)
             self._broker.drop(session)
 
@@ -222,6 +249,39 @@ class Sessions:
             session.topic.forget_past()
             del self._live[session.id]
             return True
+
+    def _turn_of(self, request_key: str | None) -> AbstractAsyncContextManager[None]:
+        """Take the requests of one key one by one, so that a repeated one finds what the first has done."""
+        # No session's id has a space.
+        return self._router.lock(f"key {request_key}") if request_key is not None else nullcontext()
+
+    async def _refuse_reused(self, session: str, request_key: str) -> None:
+        """Refuse to delete a session by a key that came with another request; the caller holds its lock."""
+        self._claims.refuse_reused(request_key)
+        if session not in self._live:
+            # Only its log has all its keys. One that cannot be read may be deleted all the same.
+            with suppress(StoreError):
+                self._adopt(await self._store_of(session).load(session))
+        if found := self._live.get(session):
+            found.keys.refuse(request_key)
+
+    async def _give_again(self, identity: Identity, session: str, is_new: bool) -> tuple[Session, bool]:
+        """Answer a repeated request. What is active by now stays so: that was decided later."""
+        found = await self.load(session)
+        if self._router.active(identity) is None:
+            self._router.activate(identity, session)
+        return found, is_new
+
+    async def _load_latest(self, identity: Identity, topic: str | None) -> Session | None:
+        """Load the identity's active session, else the one it used last; null if it has none."""
+        store = self._scratch if identity.is_ephemeral else self._store
+        while True:
+            stored = self._active_meta(identity, topic) or choose_stored(store.metas(), identity, topic)
+            if stored is None:
+                return None
+            # One that is deleted before it is loaded was not the latest, so there is another look.
+            with suppress(NotFound):
+                return await self.load(stored.id)
 
     def _active_meta(self, identity: Identity, topic: str | None) -> SessionMeta | None:
         """Look up the identity's active session, which may have been unloaded meanwhile."""

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 from crabd import events
 from crabd.errors import ProviderError
 from crabd.messages import Usage, clean_text
 from crabd.providers.base import Finished, ModelChoice, ModelRequest, TextChunk
 from crabd.runtime.compaction import Cut, summary_request, weigh_after
 from crabd.runtime.session import Session
+from crabd.runtime.ticket import Compaction
 from crabd.store.base import Compacted, ModelCalled
 
 
-class Compaction(Struct, frozen=True):
-    """What a compaction did; the usages are tokens of context, the one after it an estimate."""
-
-    archive: str
-    summary: str
-    usage_before: int
-    usage_after: int
-
-
-async def summarise(session: Session, choice: ModelChoice, cut: Cut, instructions: str | None) -> Compaction:
+async def summarise(
+    session: Session,
+    choice: ModelChoice,
+    cut: Cut,
+    instructions: str | None,
+    request_key: str | None = None,
+) -> Compaction:
     """Replace the part of the history that ``cut`` names. Cancelled or failed, nothing has changed.
 
     Raises:
@@ -37,7 +33,7 @@ async def summarise(session: Session, choice: ModelChoice, cut: Cut, instruction
     await session.save(
         [
             ModelCalled("", choice.id, "summary", usage, before, choice.context_window),
-            Compacted(archive, summary, cut.upto, goal, after),
+            Compacted(archive, summary, cut.upto, goal, after, request_key, instructions),
         ]
     )
     session.publish([events.Compacted(archive, summary, before, after)])

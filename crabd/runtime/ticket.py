@@ -1,25 +1,22 @@
-"""Accepted messages: what became of one at the door, and its ticket from there to the end of its run.
+"""What was accepted, and what its askers hold until they know how it ended: tickets, steerings, deeds.
 
-A ticket knows what was asked and how it ended; who has it run, and where that is written, is not its affair.
+They know what was asked and how it ended; who does it, and where that is written, is not their affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import trio
 from msgspec import Struct
 
-from crabd.errors import StoreError
+from crabd.errors import CrabdError, StoreError
 from crabd.events import ErrorInfo
-from crabd.messages import AssistantMessage, StopReason, Usage, UserBlock, text_of
+from crabd.messages import StopReason, Usage, UserBlock
 from crabd.runtime.run import Run
-from crabd.store.base import MessageAdded, MessageQueued, RunClosed, RunOpened, Step
+from crabd.store.base import MessageQueued
 
-# Request keys a session remembers, the newest ones; each is a few hundred bytes.
-MAX_KEYS = 256
-
+T = TypeVar("T")
 Disposition = Literal["started", "queued", "steered", "attached"]
 
 
@@ -39,7 +36,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 class Ticket:
     """An accepted message, from the door to the end of its run.
 
-    ``accepted`` is set once the message is durable or cannot be; ``settled`` once there is an outcome.
+    ``accepted`` is set once its run is durable or cannot be; ``settled`` once there is an outcome. Until
+    then ``is_recorded`` tells whether the log has that the message waits.
     """
 
     def __init__(
@@ -50,6 +48,7 @@ class Ticket:
         self.request_key = request_key
         self.tool_choice = tool_choice
         self.first_seq = 0
+        self.is_recorded = False
         self.refusal: StoreError | None = None
         self.outcome: Outcome | None = None
         self.accepted = trio.Event()
@@ -58,6 +57,11 @@ class Ticket:
     def __repr__(self) -> str:
         return f"<Ticket {self.run} {self.outcome.stop_reason if self.outcome else 'open'}>"
 
+    def refuse(self, refusal: StoreError) -> None:
+        """Tell everybody who waits that the message cannot be made durable."""
+        self.refusal = refusal
+        self.accepted.set()
+
     def settle(self, outcome: Outcome) -> None:
         """Tell everybody who waits how it ended."""
         self.outcome = outcome
@@ -65,12 +69,70 @@ class Ticket:
         self.settled.set()
 
 
-class Steering(Struct, frozen=True):
-    """A steering that waits for the run's next boundary; ``position`` counts from 1."""
+class Steering(Struct):
+    """A word to a run; ``position`` was its place in line when it came, from 1.
 
-    run: Run
+    ``run`` is null for one of an earlier life of the session, which is in the log.
+    """
+
+    run: Run | None
     position: int
     record: MessageQueued
+    is_recorded: bool = False
+
+    @property
+    def is_unrecorded(self) -> bool:
+        """It waits for a boundary, and the log does not have that yet."""
+        waits = self.run is not None and self.run.has_waiting(self.record.steer)
+        return waits and not self.is_recorded
+
+    @property
+    def is_joining(self) -> bool:
+        """It has joined its run, and the log does not have that yet."""
+        return self.run is not None and self.run.is_saving(self.record.steer)
+
+
+class Compaction(Struct, frozen=True):
+    """What a compaction did; the usages are tokens of context, the one after it an estimate."""
+
+    archive: str
+    summary: str
+    usage_before: int
+    usage_after: int
+
+
+class Deed(Generic[T]):
+    """Something that is done once, whether its asker stays or not, for all who wait for its outcome."""
+
+    def __init__(self) -> None:
+        self._outcome: list[T | CrabdError] = []
+        self._settled = trio.Event()
+
+    def settle(self, outcome: T | CrabdError) -> None:
+        """Tell everybody who waits how it ended. The first word counts."""
+        if not self._outcome:
+            self._outcome.append(outcome)
+            self._settled.set()
+
+    @property
+    def has_failed(self) -> bool:
+        return any(isinstance(outcome, CrabdError) for outcome in self._outcome)
+
+    async def wait(self) -> T:
+        """Wait for the outcome.
+
+        Raises:
+          CrabdError: that is the outcome.
+        """
+        await self._settled.wait()
+        (outcome,) = self._outcome
+        if isinstance(outcome, CrabdError):
+            raise outcome
+        return outcome
+
+
+class Compacting(Deed[Compaction]):
+    """A compaction that is going, or is done."""
 
 
 class Admission(Struct, frozen=True):
@@ -79,38 +141,3 @@ class Admission(Struct, frozen=True):
     ticket: Ticket
     disposition: Disposition
     steering: Steering | None = None
-
-
-def recall_tickets(steps: Sequence[Step]) -> dict[str, Ticket]:
-    """Rebuild the tickets of finished runs that came with a request key, the newest ``MAX_KEYS``."""
-    keys: dict[str, list[str]] = {}
-    texts: dict[str, str] = {}
-    tickets: dict[str, Ticket] = {}
-    for step in steps:
-        match step.record:
-            case RunOpened(run=run, request_key=str(key)) | MessageQueued(run=run, request_key=str(key)):
-                keys.setdefault(run, []).append(key)
-            case MessageAdded(run=run, message=AssistantMessage() as message):
-                texts[run] = text_of(message)
-            case RunClosed(run=run) as closed if run in keys:
-                tickets |= dict.fromkeys(keys[run], _settled_ticket(closed, texts.get(run, "")))
-            case _:
-                pass
-    return dict(list(tickets.items())[-MAX_KEYS:])
-
-
-def _settled_ticket(closed: RunClosed, text: str) -> Ticket:
-    ticket = Ticket(closed.run, (), request_key=None, tool_choice="auto")
-    ticket.settle(
-        Outcome(
-            run=closed.run,
-            stop_reason=closed.stop_reason,
-            text=text,
-            usage=closed.usage,
-            persisted=True,
-            error=closed.error,
-            first_seq=0,
-            last_seq=0,
-        )
-    )
-    return ticket

@@ -8,6 +8,7 @@ from structlog.typing import FilteringBoundLogger
 from crabd.errors import SHUTTING_DOWN, StoreError
 from crabd.events import ErrorInfo
 from crabd.messages import Usage
+from crabd.runtime.loop import CLOSING_SECONDS, shielded
 from crabd.runtime.recovery import leave_unanswered
 from crabd.runtime.session import Session
 from crabd.runtime.ticket import Ticket
@@ -25,10 +26,14 @@ async def cancel_waiting(session: Session, ticket: Ticket) -> None:
       StoreError: it is out of the queue, and may be found waiting after a crash.
     """
     session.waiting.remove(ticket)
+    is_saved = False
     try:
-        await session.save([RunClosed(ticket.run, "cancelled", 0.0, Usage())], is_kept=True)
+        # Whoever asked for it may leave, and the message must not come back for that.
+        with shielded(CLOSING_SECONDS):
+            await session.save([RunClosed(ticket.run, "cancelled", 0.0, Usage())], is_kept=True)
+            is_saved = True
     finally:
-        session.settle(ticket, "cancelled", persisted=session.unsaved == 0)
+        session.settle(ticket, "cancelled", persisted=is_saved)
 
 
 async def leave_waiting(session: Session) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
@@ -27,10 +27,17 @@ from crabd.messages import (
 
 # A directory name may have 255 bytes; two slugs of this length and a number stay far below it.
 MAX_SLUG_LENGTH = 48
+# How long a request key is remembered, and how many of a session, or of deletions, are: the newest ones.
+# Whoever has had no answer asks again within seconds, or after a night; a key takes a few hundred bytes.
+KEY_AGE = timedelta(hours=24)
+MAX_KEYS = 256
 
 
 class Created(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="created"):
-    """The first record of every log: who talks to whom, exactly as they spell themselves."""
+    """The first record of every log: who talks to whom, exactly as they spell themselves.
+
+    ``request_key`` is here and elsewhere a client's name for the request that a record carries out.
+    """
 
     session: str
     agent: str
@@ -39,6 +46,14 @@ class Created(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     description: str | None = None
     cwd: str | None = None
     parent: str | None = None
+    request_key: str | None = None
+
+
+class Claimed(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="claimed"):
+    """A request for the identity's session, of this ``topic`` or of any, was given this one."""
+
+    request_key: str
+    topic: str | None = None
 
 
 class RunOpened(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="run_opened"):
@@ -49,13 +64,15 @@ class RunOpened(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="
 class MessageQueued(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="queued"):
     """A message was accepted and waits: for its own run, or, with ``steer``, for a boundary of this one.
 
-    It joins the history with the ``MessageAdded`` that has the same run or steer.
+    It joins the history with the ``MessageAdded`` that has the same run or steer. ``position`` is its place
+    in line as it was told, from 1, for a steering with a key; 0 for a message that was sent.
     """
 
     run: str
     content: tuple[UserBlock, ...]
     steer: str = ""
     request_key: str | None = None
+    position: int = 0
 
     @property
     def id(self) -> str:
@@ -63,9 +80,13 @@ class MessageQueued(Struct, frozen=True, omit_defaults=True, tag_field="type", t
         return self.steer or self.run
 
 
-class MessageAdded(Struct, frozen=True, tag_field="type", tag="message"):
+class MessageAdded(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="message"):
+    """A message joined the history. Key and position are a steering's, which may not have been queued."""
+
     run: str
     message: Message
+    request_key: str | None = None
+    position: int = 0
 
 
 class ModelCalled(Struct, frozen=True, tag_field="type", tag="model_called"):
@@ -100,6 +121,8 @@ class Compacted(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="
     upto: int
     goal: int | None
     context_tokens: int
+    request_key: str | None = None
+    instructions: str | None = None
 
 
 class Cleared(Struct, frozen=True, tag_field="type", tag="cleared"):
@@ -119,6 +142,7 @@ class Configured(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
 
 Record: TypeAlias = (
     Created
+    | Claimed
     | MessageQueued
     | RunOpened
     | MessageAdded
@@ -136,6 +160,15 @@ class Step(Struct, frozen=True):
     n: int
     at: datetime
     record: Record
+
+
+class Claim(Struct, frozen=True, omit_defaults=True):
+    """A request that came with a ``key`` and was given this session, ``created`` for it or there before."""
+
+    key: str
+    at: datetime
+    topic: str | None = None
+    created: bool = False
 
 
 class SessionMeta(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -164,6 +197,16 @@ class SessionMeta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_run_at: datetime | None = None
     active_seconds: float = 0.0
     usage: SessionUsage = SessionUsage()
+    claims: tuple[Claim, ...] = ()
+
+
+class Deletion(Struct, frozen=True, omit_defaults=True):
+    """A session that is gone, and the keys of what asked for it: its deletion, and its ``claims`` before."""
+
+    session: str
+    at: datetime
+    request_key: str | None = None
+    claims: tuple[str, ...] = ()
 
 
 class Damage(Struct, frozen=True):
@@ -276,6 +319,7 @@ class Store(Protocol):
         description: str | None = None,
         cwd: str | None = None,
         parent: str | None = None,
+        request_key: str | None = None,
     ) -> Loaded:
         """Make a new session with an id that was never used before; it is durable on return.
 
@@ -293,13 +337,63 @@ class Store(Protocol):
         """
         ...
 
-    async def delete(self, session: str) -> bool:
+    async def read(self, session: str, *, after: int = 0) -> tuple[Step, ...]:
+        """Read the acknowledged steps that are numbered above ``after``, whoever has the log open.
+
+        Raises:
+          NotFound: no session of that id.
+          StoreError: as ``load``.
+        """
+        ...
+
+    def on_commit(self, notify: Callable[[str], None]) -> None:
+        """Have ``notify`` called with a session's id after each commit of its log, and after its deletion.
+
+        It is called once the caller of the commit can be answered, and must not block.
+        """
+        ...
+
+    async def delete(self, session: str, *, request_key: str | None = None) -> bool:
         """Remove a session whose log is closed; false if there is none.
+
+        With a key, or with claims that are still known, it is among the ``deletions`` from the same moment
+        on in which it is gone, whatever dies then.
 
         Raises:
           StoreError: it may be partly removed; the next ``open`` removes the rest.
         """
         ...
+
+    def deletions(self) -> tuple[Deletion, ...]:
+        """List the deletions that keys still lead to, from memory, the oldest first."""
+        ...
+
+
+def ignore(_session: str) -> None:
+    """Take no note of a commit."""
+
+
+class Dated(Protocol):
+    """Something that happened once."""
+
+    @property
+    def at(self) -> datetime: ...
+
+
+DatedT = TypeVar("DatedT", bound=Dated)
+
+
+def still_known(remembered: Sequence[DatedT], now: datetime) -> tuple[DatedT, ...]:
+    """Leave out what is older than ``KEY_AGE``, and all but the newest ``MAX_KEYS``; the oldest are first."""
+    return tuple(each for each in remembered if now - each.at <= KEY_AGE)[-MAX_KEYS:]
+
+
+def note_deletion(
+    session: str, meta: SessionMeta | None, request_key: str | None, now: datetime
+) -> Deletion | None:
+    """Make the note of a deletion; null when no key leads to it."""
+    claims = tuple(claim.key for claim in still_known(meta.claims, now)) if meta else ()
+    return Deletion(session, now, request_key, claims) if request_key or claims else None
 
 
 def slug(name: str) -> str:
@@ -338,6 +432,7 @@ def begin_meta(step: Step) -> SessionMeta:
         created_at=step.at,
         updated_at=step.at,
         steps=step.n,
+        claims=(Claim(first.request_key, step.at, first.topic, created=True),) if first.request_key else (),
     )
 
 
@@ -368,6 +463,9 @@ def advance(meta: SessionMeta, step: Step) -> SessionMeta:
             return structs.replace(meta, usage=structs.replace(meta.usage, context_tokens=0))
         case Configured() as change:
             return structs.replace(meta, **_set_fields(change))
+        case Claimed(request_key=key, topic=topic):
+            claims = (*meta.claims, Claim(key, step.at, topic))
+            return structs.replace(meta, claims=still_known(claims, step.at))
         case Created():
             return meta
 

@@ -1,7 +1,6 @@
 """Files that keep their promises: written whole, synced, private, and never through a link.
 
-Every call here blocks, so it runs in a thread. Nothing here knows what the bytes mean, save that a journal
-can be checked before it is copied.
+Every call here blocks, so it runs in a thread. Nothing here knows what the bytes mean.
 """
 
 from __future__ import annotations
@@ -12,24 +11,26 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from zlib import crc32
 
 from crabd.errors import StoreError
-from crabd.store.record import scan
 
 TEMP_PREFIX = ".tmp-"
 # O_NONBLOCK means nothing to a file, and keeps a fifo of that name from holding the thread for ever.
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class JournalFile:
-    """The journal of one session, open for appending. Only its first ``size`` bytes are acknowledged.
+    """The journal of one session, open for appending.
 
-    Not for two threads at once; whoever opened it closes it.
+    Only its first ``size`` bytes are acknowledged, and ``checksum`` is theirs. Not for two threads at once;
+    whoever opened it closes it.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal at ``path``, all of whose bytes are on the disk.
+    def __init__(self, path: Path, checksum: int) -> None:
+        """Open the journal at ``path``, all of whose bytes are on the disk and have that CRC-32.
 
         Raises:
           OSError: it is gone, a link, or no regular file.
@@ -38,10 +39,7 @@ class JournalFile:
         self._fd = open_file(path, os.O_RDWR | os.O_APPEND)
         self._is_trusted = True
         self.size = os.fstat(self._fd).st_size
-
-    def read(self) -> bytes:
-        """Read the whole file, acknowledged or not."""
-        return read_file(self._fd)
+        self.checksum = checksum
 
     def append(self, data: bytes) -> None:
         """Put bytes behind the acknowledged ones; they are on the disk on return.
@@ -57,6 +55,7 @@ class JournalFile:
             self._take_back()
             raise
         self.size += len(data)
+        self.checksum = crc32(data, self.checksum)
 
     def mend(self) -> None:
         """Write the file anew if a failed sync has left it in doubt.
@@ -90,12 +89,10 @@ class JournalFile:
 
     def _rewrite(self) -> None:
         """Move the acknowledged bytes to a new file, whose pages no failed sync has touched."""
-        kept = self.read()[: self.size]
-        checked = scan(kept)
-        if checked.problem or checked.good_length != self.size:
-            raise StoreError(
-                "damaged", f"{self._path} cannot be read back after a failed sync: {checked.problem}"
-            )
+        kept = read_file(self._fd)[: self.size]
+        if len(kept) != self.size or crc32(kept) != self.checksum:
+            problem = f"{self._path} is not what was written, after a failed sync: check the disk"
+            raise StoreError("damaged", problem)
         fresh = create_temp(self._path)
         try:
             write_all(fresh, kept)
@@ -123,7 +120,10 @@ def disk_errors(doing: str, session: str | None = None) -> Generator[None]:
         if exc.errno in _NO_ROOM:
             problem = f"no room for {doing}: {reason}{where}; free some space and try again"
             raise StoreError("full", problem, session=session) from exc
-        problem = f"failed at {doing}: {reason}{where}; check the disk and its permissions, then try again"
+        advice = "check the disk and its permissions"
+        if exc.errno in _NO_DESCRIPTOR:
+            advice = "close clients, or raise the limit of open files"
+        problem = f"failed at {doing}: {reason}{where}; {advice}, then try again"
         raise StoreError("io", problem, session=session) from exc
 
 

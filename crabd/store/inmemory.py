@@ -5,7 +5,7 @@ It keeps the promises of ``base.Store`` for as long as it lives, and knows no fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 import trio
@@ -15,6 +15,7 @@ from crabd.messages import utc_now
 from crabd.store.base import (
     Created,
     Damage,
+    Deletion,
     Loaded,
     Partial,
     Record,
@@ -24,7 +25,10 @@ from crabd.store.base import (
     Store,
     advance,
     begin_meta,
+    ignore,
+    note_deletion,
     slug,
+    still_known,
 )
 
 
@@ -34,6 +38,8 @@ class InMemoryStore(Store):
     def __init__(self, first_number: int = 1) -> None:
         self._numbers = count(first_number)
         self._sessions: dict[str, InMemoryLog] = {}
+        self._deletions: tuple[Deletion, ...] = ()
+        self._notify: Callable[[str], None] = ignore
 
     def __repr__(self) -> str:
         return f"<InMemoryStore {len(self._sessions)} sessions>"
@@ -67,6 +73,7 @@ class InMemoryStore(Store):
         description: str | None = None,
         cwd: str | None = None,
         parent: str | None = None,
+        request_key: str | None = None,
     ) -> Loaded:
         session = f"{slug(agent)}_{slug(sender)}_{next(self._numbers)}"
         record = Created(
@@ -77,9 +84,11 @@ class InMemoryStore(Store):
             description=description,
             cwd=cwd,
             parent=parent,
+            request_key=request_key,
         )
-        log = InMemoryLog(Step(1, utc_now(), record))
+        log = InMemoryLog(Step(1, utc_now(), record), lambda changed: self._notify(changed))
         self._sessions[session] = log
+        self._notify(session)
         return log.reopen()
 
     async def load(self, session: str) -> Loaded:
@@ -90,20 +99,37 @@ class InMemoryStore(Store):
             raise StoreError("locked", "its log is open already: close it first", session=session)
         return log.reopen()
 
-    async def delete(self, session: str) -> bool:
+    async def read(self, session: str, *, after: int = 0) -> tuple[Step, ...]:
+        log = self._sessions.get(session)
+        if log is None:
+            raise NotFound("session", session)
+        return log.steps(after)
+
+    def on_commit(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+
+    async def delete(self, session: str, *, request_key: str | None = None) -> bool:
         log = self._sessions.pop(session, None)
         if log is None:
             return False
+        self._notify(session)
+        now = utc_now()
+        if deletion := note_deletion(session, log.meta, request_key, now):
+            self._deletions = still_known((*self._deletions, deletion), now)
         await log.aclose()
         return True
+
+    def deletions(self) -> tuple[Deletion, ...]:
+        return still_known(self._deletions, utc_now())
 
 
 class InMemoryLog(SessionLog):
     """A log that is a list. Nothing in it waits, so all of an append happens at once."""
 
-    def __init__(self, first: Step) -> None:
+    def __init__(self, first: Step, notify: Callable[[str], None] = ignore) -> None:
         self._meta = begin_meta(first)
         self._steps = [first]
+        self._notify = notify
         self.is_open = False
 
     def __repr__(self) -> str:
@@ -119,6 +145,10 @@ class InMemoryLog(SessionLog):
         # Nobody counts what never leaves memory; a thousand bytes are what a step takes on a disk.
         return 1000 * len(self._steps)
 
+    def steps(self, after: int) -> tuple[Step, ...]:
+        """List the steps numbered above ``after``."""
+        return tuple(self._steps[after:])
+
     def reopen(self) -> Loaded:
         self.is_open = True
         return Loaded(self, tuple(self._steps))
@@ -130,6 +160,8 @@ class InMemoryLog(SessionLog):
         for step in steps:
             self._steps.append(step)
             self._meta = advance(self._meta, step)
+        if steps:
+            self._notify(self._meta.id)
         # Others get their turn when all is done, so that no append is ever half there.
         await trio.lowlevel.cancel_shielded_checkpoint()
         return steps

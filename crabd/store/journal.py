@@ -18,6 +18,7 @@ from crabd.messages import utc_now
 from crabd.store.base import (
     Created,
     Damage,
+    Deletion,
     Loaded,
     Partial,
     Record,
@@ -27,6 +28,9 @@ from crabd.store.base import (
     Store,
     advance,
     begin_meta,
+    ignore,
+    note_deletion,
+    still_known,
 )
 from crabd.store.disk import JournalFile, disk_errors
 from crabd.store.partial import PartialFile
@@ -55,6 +59,7 @@ class JournalStore(Store):
         self._damaged: dict[str, Damage] = {}
         self._notes: list[Damage] = []
         self._logs: dict[str, JournalLog] = {}
+        self._notify: Callable[[str], None] = ignore
 
     def __repr__(self) -> str:
         state = "open" if self._root.is_held else "closed"
@@ -99,6 +104,7 @@ class JournalStore(Store):
         description: str | None = None,
         cwd: str | None = None,
         parent: str | None = None,
+        request_key: str | None = None,
     ) -> Loaded:
         blank = Created(
             session="",
@@ -108,10 +114,13 @@ class JournalStore(Store):
             description=description,
             cwd=cwd,
             parent=parent,
+            request_key=request_key,
         )
         async with self._door:
             first, file = await self.on_disk("making a session", None, self._root.create, blank)
-            return Loaded(self._add_log(begin_meta(first), file), (first,))
+            loaded = Loaded(self._add_log(begin_meta(first), file), (first,))
+            self._notify(loaded.log.meta.id)
+            return loaded
 
     async def load(self, session: str) -> Loaded:
         async with self._door:
@@ -130,16 +139,32 @@ class JournalStore(Store):
             self._damaged.pop(session, None)
             return Loaded(self._add_log(opened.found.meta, opened.file), opened.steps, opened.partial)
 
-    async def delete(self, session: str) -> bool:
+    async def read(self, session: str, *, after: int = 0) -> tuple[Step, ...]:
+        if session not in self._metas and session not in self._damaged:
+            raise NotFound("session", session)
+        log = self._logs.get(session)
+        # Of an open log only so much is acknowledged.
+        size = log.size if log else None
+        return await self.on_disk("reading a session", session, self._root.read, session, size, after)
+
+    def on_commit(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+
+    async def delete(self, session: str, *, request_key: str | None = None) -> bool:
         async with self._door:
             if session not in self._metas and session not in self._damaged:
                 return False
             if log := self._logs.get(session):
                 await log.abandon()
-            await self.on_disk("deleting a session", session, self._root.remove, session)
+            deletion = note_deletion(session, self._metas.get(session), request_key, utc_now())
+            await self.on_disk("deleting a session", session, self._root.remove, session, deletion)
             self._metas.pop(session, None)
             self._damaged.pop(session, None)
+            self._notify(session)
             return True
+
+    def deletions(self) -> tuple[Deletion, ...]:
+        return still_known(self._root.deletions, utc_now())
 
     async def on_disk(self, doing: str, session: str | None, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run a blocking call in a thread; once it has begun it is waited for, whatever is cancelled.
@@ -159,6 +184,7 @@ class JournalStore(Store):
     def keep(self, meta: SessionMeta) -> None:
         """Take note of what a log has come to."""
         self._metas[meta.id] = meta
+        self._notify(meta.id)
 
     def forget_log(self, session: str) -> None:
         """Take note that a log is closed."""
@@ -243,7 +269,7 @@ class JournalLog(SessionLog):
     def _write_meta(self) -> None:
         """Save the meta in the thread. It vouches for the file, so the file must be in no doubt."""
         self._file.mend()
-        save_meta(self._store.home(self._meta.id), self._meta, self._file.size)
+        save_meta(self._store.home(self._meta.id), self._meta, self._file.size, self._file.checksum)
 
     async def _close(self, *, is_kept: bool) -> None:
         if self._is_closed:

@@ -6,6 +6,7 @@
     <root>/sessions/<id>/meta.json            what they add up to
     <root>/sessions/<id>/journal.torn-<n>     tails that were cut off
     <root>/sessions/.new-<id>, .deleted-<id>  sessions on their way in and out, swept by the next start
+    <root>/sessions/.deleted-<id>/deletion.json  stays a day, where a request key leads to it
 
 Every call here blocks, so it runs in a thread, one at a time.
 """
@@ -17,13 +18,25 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 from msgspec import Struct, structs
 
 from crabd.errors import StoreError
 from crabd.messages import clean_text, utc_now
-from crabd.store.base import Created, Damage, Partial, Step, begin_meta, is_session_id, slug
+from crabd.store.base import (
+    Created,
+    Damage,
+    Deletion,
+    Partial,
+    Step,
+    begin_meta,
+    is_session_id,
+    slug,
+    still_known,
+)
+from crabd.store.deletion import DELETED_PREFIX, read_note, sweep, write_note
 from crabd.store.disk import (
     JournalFile,
     load_file,
@@ -35,12 +48,11 @@ from crabd.store.disk import (
     temp_path,
 )
 from crabd.store.partial import read_partial
-from crabd.store.record import encode_step, is_sealed, seal
+from crabd.store.record import encode_step, is_sealed, scan, seal
 from crabd.store.recovery import ADVICE, JOURNAL, Found, examine, read_whole, save_meta
 
 NUMBERS = "numbers.json"
 NEW_PREFIX = ".new-"
-DELETED_PREFIX = ".deleted-"
 
 
 class Survey(Struct, frozen=True):
@@ -78,6 +90,8 @@ class StoreRoot:
         self._lock: int | None = None
         self._largest: dict[str, int] = {}
         self._deleted: dict[str, int] = {}
+        # Those that a request key leads to, the oldest first.
+        self.deletions: tuple[Deletion, ...] = ()
 
     @property
     def is_held(self) -> bool:
@@ -130,7 +144,7 @@ class StoreRoot:
         file = self._build(session, encode_step(first))
         self._largest[pair] = number
         with suppress(OSError):
-            save_meta(self.home(session), begin_meta(first), file.size)
+            save_meta(self.home(session), begin_meta(first), file.size, file.checksum)
         return first, file
 
     def load(self, session: str) -> Opened:
@@ -143,20 +157,33 @@ class StoreRoot:
         if found.problem:
             return Opened(found)
         path = self.home(session) / JOURNAL
-        file = JournalFile(path)
+        data = load_file(path)
+        checksum = crc32(data)
         try:
-            steps, meta = read_whole(file.read(), session)
+            steps, meta = read_whole(data, checksum, found, session)
         except ValueError as exc:
-            file.close()
             return Opened(structs.replace(found, problem=f"{path}: {exc}: {ADVICE}"))
-        except BaseException:
-            file.close()
-            raise
+        file = JournalFile(path, checksum)
         partial = read_partial(self.home(session)) if meta.open_run is not None else None
         return Opened(structs.replace(found, meta=meta), file, steps, partial)
 
-    def remove(self, session: str) -> None:
+    def read(self, session: str, size: int | None, after: int) -> tuple[Step, ...]:
+        """Read the steps above ``after`` from the first ``size`` bytes of a journal, or from all of it.
+
+        Raises:
+          OSError: the disk fails.
+          StoreError: ``damaged``.
+        """
+        path = self.home(session) / JOURNAL
+        result = scan(load_file(path)[:size])
+        if result.problem:
+            raise StoreError("damaged", f"{path}: {result.problem}: {ADVICE}", session=session)
+        return tuple(step for step in result.steps if step.n > after)
+
+    def remove(self, session: str, deletion: Deletion | None) -> None:
         """Delete a session; it is gone for good on return. May be tried again after it has failed.
+
+        The note of its ``deletion`` goes along with it, so that one is never there without the other.
 
         Raises:
           OSError: some of it may be gone.
@@ -167,12 +194,30 @@ class StoreRoot:
             self._deleted[pair] = number
             document = seal(_encode(Numbers(self._deleted)))
             replace_file_durably(self._path / NUMBERS, document + b"\n")
-        dying = self._sessions / (DELETED_PREFIX + session)
+        home, dying = self.home(session), self._dying(session)
+        if deletion is not None:
+            # An earlier try may have moved it already.
+            write_note(home if home.exists() else dying, deletion)
         with suppress(FileNotFoundError):
-            self.home(session).rename(dying)
+            home.rename(dying)
         sync_dir(self._sessions)
-        with suppress(FileNotFoundError):
-            shutil.rmtree(dying)
+        if deletion is not None:
+            self._note(deletion)
+        sweep(dying, keeps_note=deletion is not None)
+
+    def _dying(self, session: str) -> Path:
+        return self._sessions / (DELETED_PREFIX + session)
+
+    def _note(self, deletion: Deletion) -> None:
+        """Know one more deletion, and forget those that are too old or too many."""
+        noted = (*(old for old in self.deletions if old.session != deletion.session), deletion)
+        self.deletions = still_known(noted, deletion.at)
+        known = {each.session for each in self.deletions}
+        for old in noted:
+            if old.session not in known:
+                # If it cannot go now, a later start sweeps it.
+                with suppress(OSError):
+                    sweep(self._dying(old.session))
 
     def _build(self, session: str, journal: bytes) -> JournalFile:
         """Make a session aside, where the next start sweeps it, and move it in place when it is durable."""
@@ -185,7 +230,7 @@ class StoreRoot:
             sync_dir(making)
             making.rename(home)
             sync_dir(self._sessions)
-            return JournalFile(home / JOURNAL)
+            return JournalFile(home / JOURNAL, crc32(journal))
         except BaseException:
             with suppress(OSError):
                 home.rename(making)
@@ -195,6 +240,7 @@ class StoreRoot:
     def _survey(self) -> Survey:
         notes: list[Damage] = []
         sessions: dict[str, Found] = {}
+        deletions: list[Deletion] = []
         temp_path(self._path / NUMBERS).unlink(missing_ok=True)
         self._deleted = self._load_numbers(notes)
         self._largest = dict(self._deleted)
@@ -204,10 +250,16 @@ class StoreRoot:
                     # Whatever it is, its number is taken.
                     pair, number = _split(entry.name)
                     self._largest[pair] = max(number, self._largest.get(pair, 0))
-                if odd := _look_at(entry):
-                    notes.append(Damage(clean_text(entry.name), f"{clean_text(entry.path)} {odd}"))
-                elif is_session_id(entry.name):
-                    sessions[entry.name] = _examine(Path(entry.path))
+                match _look_at(entry):
+                    case str(odd):
+                        notes.append(Damage(clean_text(entry.name), f"{clean_text(entry.path)} {odd}"))
+                    case Deletion() as deletion:
+                        deletions.append(deletion)
+                    case None if is_session_id(entry.name):
+                        sessions[entry.name] = _examine(Path(entry.path))
+                    case None:
+                        pass
+        self.deletions = still_known(sorted(deletions, key=lambda deletion: deletion.at), utc_now())
         return Survey(sessions, tuple(notes))
 
     def _load_numbers(self, notes: list[Damage]) -> dict[str, int]:
@@ -242,16 +294,20 @@ def _take_lock(path: Path) -> int:
     return fd
 
 
-def _look_at(entry: os.DirEntry[str]) -> str | None:
-    """Say what is odd about a name in the sessions directory, after sweeping what a crash has left."""
+def _look_at(entry: os.DirEntry[str]) -> str | Deletion | None:
+    """Say what is odd about a name in the sessions directory, after sweeping what a crash has left.
+
+    Of a deleted session the note may have to be kept a while; it is returned.
+    """
     if entry.is_symlink():
         return "is a symbolic link, which crabd does not follow: put the directory itself there"
     if entry.name.startswith((NEW_PREFIX, DELETED_PREFIX)):
         try:
-            shutil.rmtree(entry.path)
+            deletion = read_note(Path(entry.path))
+            sweep(Path(entry.path), keeps_note=deletion is not None)
         except OSError as exc:
             return f"is a left-over that cannot be removed ({exc.strerror}): remove it"
-        return None
+        return deletion
     if not is_session_id(entry.name) or not entry.is_dir():
         return "is no session and was left alone: move it elsewhere"
     return None

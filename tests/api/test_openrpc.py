@@ -86,6 +86,20 @@ def test_a_method_has_its_parameters_by_name_and_its_result(method: Any) -> None
     assert described["result"]["schema"]
 
 
+def test_the_methods_that_may_be_repeated_say_so_and_what_a_key_is() -> None:
+    keys = {
+        method["name"]: json.dumps(param["schema"])
+        for method in DOCUMENT["methods"]
+        for param in method["params"]
+        if param["name"] == "request_key"
+    }
+
+    assert list(keys) == [
+        f"session/{verb}" for verb in ("get_or_create", "send", "steer", "compact", "delete")
+    ]
+    assert all("answered again and not done again" in schema for schema in keys.values())
+
+
 def test_a_result_of_two_kinds_is_one_of_two_schemas() -> None:
     choices = by_name["session/send"]["result"]["schema"]["oneOf"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from functools import reduce
 from pathlib import Path
 from typing import TypeAlias
@@ -12,9 +13,15 @@ import trio
 from hypothesis import given, settings
 
 from crabd.errors import NotFound, StoreError
+from crabd.messages import utc_now
 from crabd.store.base import (
+    KEY_AGE,
+    MAX_KEYS,
+    Claim,
+    Claimed,
     Cleared,
     Created,
+    Deletion,
     Record,
     RunOpened,
     SessionMeta,
@@ -23,6 +30,8 @@ from crabd.store.base import (
     advance,
     begin_meta,
     is_session_id,
+    note_deletion,
+    still_known,
 )
 from crabd.store.inmemory import InMemoryStore
 from crabd.store.journal import JournalStore
@@ -235,6 +244,35 @@ async def test_load_gives_back_everything_that_was_appended(make_store: MakeStor
     await store.aclose()
 
 
+async def test_a_log_can_be_read_from_any_step_while_it_is_open_and_after(store: Store) -> None:
+    loaded = await store.create("crab", "user")
+    session = loaded.log.meta.id
+    steps = (*loaded.steps, *await loaded.log.append(a_turn("hi")))
+
+    assert await store.read(session) == steps
+    assert await store.read(session, after=2) == steps[2:]
+    assert await store.read(session, after=steps[-1].n) == ()
+    await loaded.log.aclose()
+    assert await store.read(session, after=1) == steps[1:]
+    with pytest.raises(NotFound):
+        await store.read("crab_user_99")
+
+
+async def test_who_listens_hears_of_each_commit_and_of_the_deletion(store: Store) -> None:
+    heard: list[str] = []
+    store.on_commit(heard.append)
+
+    loaded = await store.create("crab", "user")
+    session = loaded.log.meta.id
+    await loaded.log.append(a_turn("hi"))
+    await loaded.log.append([])
+    await loaded.log.aclose()
+    await store.load(session)
+    await store.delete(session)
+
+    assert heard == [session] * 3
+
+
 async def test_a_loaded_log_goes_on_where_it_ended(store: Store) -> None:
     created = await store.create("a", "b")
     await created.log.append([RunOpened("r1")])
@@ -353,6 +391,103 @@ async def test_a_late_append_to_a_deleted_session_is_refused_and_brings_nothing_
     assert await store.open() == ()
     assert store.metas() == ()
     await store.aclose()
+
+
+async def test_the_keys_that_claimed_a_session_are_in_its_meta(make_store: MakeStore) -> None:
+    store = make_store()
+    await store.open()
+    created = await store.create("a", "b", topic="t", request_key="k1")
+    (claimed,) = await created.log.append([Claimed("k2")])
+    await store.aclose()
+    store = make_store()
+
+    await store.open()
+
+    (meta,) = store.metas()
+    assert meta.claims == (
+        Claim("k1", created.steps[0].at, "t", created=True),
+        Claim("k2", claimed.at),
+    )
+    await store.aclose()
+
+
+async def test_a_deletion_that_keys_lead_to_is_remembered(make_store: MakeStore) -> None:
+    store = make_store()
+    await store.open()
+    for key in (None, None, "made"):
+        await (await store.create("a", "b", request_key=key)).log.aclose()
+    await store.delete("a_b_1")
+    await store.delete("a_b_2", request_key="k")
+    await store.delete("a_b_3")
+    told = store.deletions()
+    await store.aclose()
+    store = make_store()
+
+    await store.open()
+
+    facts = [(deletion.session, deletion.request_key, deletion.claims) for deletion in store.deletions()]
+    assert facts == [("a_b_2", "k", ()), ("a_b_3", None, ("made",))]
+    assert store.deletions() == told
+    assert store.metas() == ()
+    assert not await store.delete("a_b_2", request_key="k")
+    await store.aclose()
+
+
+async def test_what_keeps_its_place_for_a_key_never_takes_the_number_of_a_new_session(
+    make_store: MakeStore,
+) -> None:
+    store = make_store()
+    await store.open()
+    await store.create("a", "b")
+    await store.delete("a_b_1", request_key="k")
+    await store.aclose()
+    store = make_store()
+    await store.open()
+
+    made = await store.create("a", "b")
+
+    assert made.log.meta.id == "a_b_2"
+    assert store.damage() == ()
+    await store.aclose()
+
+
+async def test_of_many_deletions_the_newest_are_remembered(make_store: MakeStore) -> None:
+    store = make_store()
+    await store.open()
+    for number in range(1, MAX_KEYS + 3):
+        await store.create("a", "b")
+        await store.delete(f"a_b_{number}", request_key=f"k{number}")
+
+    told = store.deletions()
+
+    assert [deletion.request_key for deletion in told] == [f"k{n}" for n in range(3, MAX_KEYS + 3)]
+    await store.aclose()
+    store = make_store()
+    await store.open()
+    assert store.deletions() == told
+    await store.aclose()
+
+
+def test_what_is_old_or_too_much_is_known_no_longer() -> None:
+    now = utc_now()
+    old = Deletion("a_b_1", now - KEY_AGE - timedelta(seconds=1), "k")
+    young = [Deletion(f"a_b_{number}", now, "k") for number in range(MAX_KEYS + 1)]
+
+    known = still_known([old, *young], now)
+
+    assert known == tuple(young[1:])
+    assert still_known([old], now) == ()
+
+
+def test_an_old_claim_is_not_in_the_note_of_a_deletion() -> None:
+    now = utc_now()
+    first = Step(1, now - 2 * KEY_AGE, Created(session="a_b_1", agent="a", sender="b", request_key="old"))
+    meta = advance(begin_meta(first), Step(2, now, Claimed("young")))
+
+    notes = [note_deletion("a_b_1", each, None, now) for each in (begin_meta(first), meta, None)]
+
+    assert notes == [None, Deletion("a_b_1", now, None, ("young",)), None]
+    assert [claim.key for claim in meta.claims] == ["young"]
 
 
 @pytest.mark.parametrize("session", ["a_b_1", *HOSTILE_IDS])

@@ -20,7 +20,7 @@ from crabd.messages import (
     text_of,
     user_text,
 )
-from crabd.runtime.prompt import pair_calls
+from crabd.runtime.prompt import History
 from crabd.runtime.recovery import INTERRUPTED_OUTPUT, close_interrupted, leave_unanswered
 from crabd.store.base import (
     Created,
@@ -188,7 +188,7 @@ def test_a_log_that_ends_anywhere_is_made_whole_and_keeps_every_word_of_a_person
     said = {text_of(message) for message in messages_of(before) if isinstance(message, UserMessage)}
     said |= {record.content[0].text for record in before if isinstance(record, MessageQueued)}
     assert (meta.open_run, meta.queued) == (None, ())
-    assert pair_calls(history) == history
+    assert History(history).messages() == history
     assert sorted(text_of(m) for m in history if isinstance(m, UserMessage)) == sorted(said)
     assert close_interrupted(meta, whole) == ()
 

@@ -21,7 +21,7 @@ from crabd.messages import (
     user_text,
 )
 from crabd.providers.base import Chunk, Finished, TextChunk, ThinkingChunk, ToolCallChunk
-from crabd.runtime.prompt import pair_calls
+from crabd.runtime.prompt import History
 from crabd.runtime.run import MAX_STEERS, Ask, CallTools, End, Run, Save
 from crabd.store.base import MessageAdded, ModelCalled, Record, RunClosed, RunOpened
 
@@ -325,7 +325,7 @@ def test_every_order_of_events_leaves_a_valid_history_with_every_user_text_once(
     stepper.run.cut_short("cancelled", "m")
     stepper.step()
 
-    assert pair_calls(stepper.messages) == stepper.messages
+    assert History(stepper.messages).messages() == stepper.messages
     assert [text_of(m) for m in stepper.messages if isinstance(m, UserMessage)] == said
     assert sum(isinstance(record, RunClosed) for record in stepper.saved) == 1
 
@@ -335,7 +335,7 @@ def test_pairing_answers_calls_where_they_were_asked_and_drops_strays() -> None:
     stray = ToolMessage("z", "x", "?", "ok")
     known = ToolMessage("b", "y", "done", "ok")
 
-    paired = pair_calls([stray, asked, known, user_text("next"), stray])
+    paired = History([stray, asked, known, user_text("next"), stray]).messages()
 
     assert [type(message).__name__ for message in paired] == [
         "AssistantMessage",

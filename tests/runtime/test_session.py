@@ -8,15 +8,16 @@ import pytest
 import trio
 from msgspec import structs
 
-from crabd.errors import QueueFull, StoreError
+from crabd.errors import QueueFull, RequestKeyReused, StoreError
 from crabd.events import QueuedMessage, RunPicture, SessionUsage, Snapshot, TextStart
 from crabd.messages import AssistantMessage, TextBlock, ToolCall, Usage, user_text, utc_now
 from crabd.providers.base import Finished, TextChunk, ToolCallChunk
 from crabd.runtime.broker import Broker
 from crabd.runtime.run import CallTools, Run, Save
 from crabd.runtime.session import MAX_WAITING, Job, Session
-from crabd.runtime.ticket import MAX_KEYS, Outcome, recall_tickets
+from crabd.runtime.ticket import Admission, Outcome
 from crabd.store.base import (
+    Claimed,
     Configured,
     Created,
     Loaded,
@@ -99,42 +100,46 @@ async def test_no_more_than_the_bound_may_wait_and_a_refused_message_takes_no_nu
         session.accept(HELLO)
 
     with pytest.raises(QueueFull) as refused:
-        session.accept(HELLO, request_key="k")
+        session.accept(HELLO)
     session.waiting.popleft()
 
     assert refused.value.limit == MAX_WAITING
-    assert session.recall("k") is None
     assert session.accept(HELLO).run == f"r{MAX_WAITING + 1}"
 
 
-async def test_a_message_is_recalled_by_its_key_and_only_by_it() -> None:
-    session = await open_session()
-    ticket = session.accept(HELLO, request_key="k")
-    session.accept(HELLO)
-
-    assert session.recall("k") is ticket
-    assert [session.recall(key) for key in ("other", "", None)] == [None, None, None]
-
-
-async def test_the_oldest_keys_are_forgotten_beyond_the_bound() -> None:
-    session = await open_session()
-
-    for number in range(MAX_KEYS + 1):
-        session.accept(HELLO, request_key=f"k{number}")
-        session.waiting.popleft()
-
-    assert session.recall("k0") is None
-    assert session.recall("k1") is not None
-
-
-async def test_a_message_that_is_withdrawn_was_never_there() -> None:
+async def test_a_message_that_is_withdrawn_was_never_there_and_whoever_waits_for_it_is_told() -> None:
     session = await open_session()
     kept, withdrawn = session.accept(HELLO), session.accept(HELLO, request_key="k")
+    session.keys.add("k", HELLO, Admission(withdrawn, "queued"))
+    refusal = StoreError("full", "make room")
 
-    session.withdraw(withdrawn)
+    session.withdraw(withdrawn, refusal)
 
     assert list(session.waiting) == [kept]
-    assert session.recall("k") is None
+    assert session.keys.find("k", Admission, HELLO) is None
+    assert withdrawn.refusal is refusal
+    assert withdrawn.accepted.is_set()
+
+
+async def test_a_claim_is_in_the_log_and_takes_its_key() -> None:
+    session = await open_session()
+
+    await session.claim("k", "t")
+
+    assert session.steps[-1].record == Claimed("k", "t")
+    assert [(claim.key, claim.topic, claim.created) for claim in session.meta.claims] == [("k", "t", False)]
+    with pytest.raises(RequestKeyReused, match="session/get_or_create"):
+        session.keys.find("k", Admission, HELLO)
+
+
+async def test_a_key_that_came_with_a_message_cannot_claim_the_session() -> None:
+    session = await open_session()
+    session.keys.add("k", HELLO, Admission(session.accept(HELLO), "started"))
+
+    with pytest.raises(RequestKeyReused, match="session/send"):
+        await session.claim("k", None)
+
+    assert session.meta.claims == ()
 
 
 async def test_a_ticket_that_settles_lets_everybody_go_who_waits() -> None:
@@ -158,51 +163,6 @@ async def test_a_ticket_that_settles_lets_everybody_go_who_waits() -> None:
         await ticket.accepted.wait()
         await ticket.settled.wait()
     assert (open_repr, repr(ticket)) == ("<Ticket r1 open>", "<Ticket r1 end_turn>")
-
-
-async def test_finished_runs_of_the_log_are_recalled_with_their_last_reply() -> None:
-    session = await open_session(*run_of("r1", "k1", "first", "last"), *run_of("r2", None, "no key"))
-
-    ticket = session.recall("k1")
-
-    assert ticket is not None
-    assert ticket.settled.is_set()
-    assert ticket.outcome == Outcome(
-        run="r1",
-        stop_reason="end_turn",
-        text="last",
-        usage=Usage(7, 7),
-        persisted=True,
-        error=None,
-        first_seq=0,
-        last_seq=0,
-    )
-
-
-def test_a_run_that_has_not_ended_is_not_recalled() -> None:
-    records: list[Record] = [CREATED, RunOpened("r1", "k1"), MessageAdded("r1", user_text("go"))]
-
-    assert recall_tickets([Step(n, utc_now(), record) for n, record in enumerate(records, 1)]) == {}
-
-
-async def test_a_message_that_was_cancelled_while_it_waited_is_recalled_as_such() -> None:
-    session = await open_session(
-        MessageQueued("r1", HELLO, request_key="k1"), RunClosed("r1", "cancelled", 0.0, Usage())
-    )
-
-    ticket = session.recall("k1")
-
-    assert ticket is not None
-    assert ticket.outcome is not None
-    assert (ticket.outcome.run, ticket.outcome.stop_reason) == ("r1", "cancelled")
-
-
-def test_of_many_runs_the_newest_are_recalled() -> None:
-    records = [record for number in range(MAX_KEYS + 2) for record in run_of(f"r{number}", f"k{number}")]
-
-    tickets = recall_tickets([Step(n, utc_now(), record) for n, record in enumerate(records, 1)])
-
-    assert list(tickets) == [f"k{number}" for number in range(2, MAX_KEYS + 2)]
 
 
 async def test_a_session_is_described_by_what_its_log_adds_up_to() -> None:
