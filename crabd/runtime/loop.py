@@ -65,6 +65,8 @@ class Driver:
         self._equip = equip
         self._equipment: Equipment | None = None
         self._store_error: ErrorInfo | None = None
+        # The last step before the model was asked. A reply that the log has whole comes after it.
+        self._asked_after = 0
         # What is told once the records that go with it are durable.
         self._untold: list[events.AnyEvent] = []
         self._started = trio.current_time()
@@ -95,8 +97,7 @@ class Driver:
             with trio.move_on_after(PARTIAL_SECONDS):
                 await self._job.settled.wait()
             reply = self._run.reply
-            # Taken with the step it comes after: by the time it is written the reply may be there whole.
-            piece = Partial(self._run.id, self._session.meta.steps, reply.take_fresh())
+            piece = Partial(self._run.id, self._asked_after, reply.take_fresh())
             if piece.content and not self._job.settled.is_set():
                 try:
                     await self._session.log.keep_partial(piece, is_first=reply is not kept)
@@ -151,6 +152,7 @@ class Driver:
         equipment = self._equipment
         assert equipment is not None, "a run that is going has been equipped"
         request = self._request(equipment)
+        self._asked_after = self._session.meta.steps
         async with equipment.choice.provider.stream(request) as chunks:
             async for chunk in chunks:
                 self._publish(self._run.receive(chunk))

@@ -55,8 +55,8 @@ def close_interrupted(
         records += [MessageAdded(run, UserMessage(q.content, q.steer)) for q in waiting if q.run == run]
         records.append(RunClosed(run, "interrupted", _seconds_open(run, steps), Usage()))
     never_opened = [message for message in waiting if message.run != meta.open_run]
-    for run, messages in groupby(never_opened, key=lambda message: message.run):
-        records += _leave_run(run, tuple(messages))
+    for name, group in groupby(never_opened, key=lambda message: message.run):
+        records += _leave_run(name, tuple(group))
     return tuple(records)
 
 
@@ -82,7 +82,7 @@ def _place(message: MessageQueued) -> tuple[int, int]:
 
 
 def _leave_run(run: str, messages: Sequence[MessageQueued]) -> tuple[Record, ...]:
-    """Close a run that never began. A word to it may be here without its own message, which was not durable."""
+    """Close a run that never began. A word to it may be here without its own message, which never was."""
     key = next((message.request_key for message in messages if not message.steer), None)
     added = [MessageAdded(run, UserMessage(message.content, message.steer)) for message in messages]
     return (RunOpened(run, key), *added, RunClosed(run, "interrupted", 0.0, Usage()))

@@ -111,7 +111,7 @@ class Runtime:
         await deed.wait()
 
     async def close(self, session: str, *, cancel: bool) -> bool:
-        """Unload a session, as ``Sessions`` does; false if it was not live. Once begun it goes on whoever leaves.
+        """Unload a session, as ``Sessions`` does. Once begun it goes on whoever leaves.
 
         Raises:
           NotFound, SessionBusy.

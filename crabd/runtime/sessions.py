@@ -144,7 +144,7 @@ class Sessions:
         Raises:
           NotFound; SessionBusy: something is going or waits, and ``cancel`` was not asked for.
         """
-        # Who waits for the lock may be about to load the session; only its holder may say that this is its end.
+        # Who waits for the lock may be about to load the session; only its holder may say that it ends here.
         async with self._router.lock(session):
             found = self.find_live(session)
             if found is None:

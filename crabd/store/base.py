@@ -217,7 +217,7 @@ class Damage(Struct, frozen=True):
 
 
 class Partial(Struct, frozen=True):
-    """What has come of a reply of ``run``; the log's last step was ``after`` when it came."""
+    """What has come of a reply of ``run``; the log's last step was ``after`` when its model was asked."""
 
     run: str
     after: int
