@@ -40,6 +40,8 @@ from crabd.store.root import StoreRoot
 
 # Enough for the syncs of busy sessions to overlap; more than these wait their turn.
 DISK_THREADS = 8
+# A reply is written down as it comes without a sync, which no sync of others may hold up.
+PARTIAL_THREADS = 2
 # Closing waits for an append that has begun. A disk that takes longer than this has other troubles.
 CLOSE_SECONDS = 30.0
 
@@ -53,6 +55,7 @@ class JournalStore(Store):
     def __init__(self, root: Path) -> None:
         self._root = StoreRoot(root)
         self._threads = trio.CapacityLimiter(DISK_THREADS)
+        self._partial_threads = trio.CapacityLimiter(PARTIAL_THREADS)
         # Creating, loading and deleting come one after another: they decide who has a session and its number.
         self._door = trio.Lock()
         self._metas: dict[str, SessionMeta] = {}
@@ -172,10 +175,13 @@ class JournalStore(Store):
         Raises:
           StoreError: for the system's errors, and when the store is not open.
         """
-        if not self._root.is_held:
-            raise StoreError("io", "the session store is closed", session=session)
-        with disk_errors(doing, session):
-            return await trio.to_thread.run_sync(work, *args, limiter=self._threads)
+        return await self._run(self._threads, doing, session, work, *args)
+
+    async def beside_syncs(
+        self, doing: str, session: str, work: Callable[[*Args], None], *args: *Args
+    ) -> None:
+        """Run a blocking call that syncs nothing, as ``on_disk``, and not behind those that do."""
+        await self._run(self._partial_threads, doing, session, work, *args)
 
     def home(self, session: str) -> Path:
         """Name the directory of a session that is in the store."""
@@ -189,6 +195,19 @@ class JournalStore(Store):
     def forget_log(self, session: str) -> None:
         """Take note that a log is closed."""
         del self._logs[session]
+
+    async def _run(
+        self,
+        threads: trio.CapacityLimiter,
+        doing: str,
+        session: str | None,
+        work: Callable[[*Args], T],
+        *args: *Args,
+    ) -> T:
+        if not self._root.is_held:
+            raise StoreError("io", "the session store is closed", session=session)
+        with disk_errors(doing, session):
+            return await trio.to_thread.run_sync(work, *args, limiter=threads)
 
     def _add_log(self, meta: SessionMeta, file: JournalFile) -> JournalLog:
         self._metas[meta.id] = meta
@@ -205,6 +224,7 @@ class JournalLog(SessionLog):
         self._file = file
         self._partial = PartialFile(store.home(meta.id))
         self._turn = trio.Lock()
+        self._partial_turn = trio.Lock()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -232,9 +252,9 @@ class JournalLog(SessionLog):
             return steps
 
     async def keep_partial(self, piece: Partial, *, is_first: bool) -> None:
-        async with self._turn:
+        async with self._partial_turn:
             if not self._is_closed:
-                await self._store.on_disk(
+                await self._store.beside_syncs(
                     "keeping a part of a reply", self._meta.id, self._partial.write, piece, is_first
                 )
 
@@ -278,7 +298,7 @@ class JournalLog(SessionLog):
         self._is_closed = True
         with trio.move_on_after(CLOSE_SECONDS) as scope:
             scope.shield = True
-            async with self._turn:
+            async with self._turn, self._partial_turn:
                 try:
                     if is_kept:
                         with suppress(StoreError):
