@@ -14,7 +14,7 @@ Json: TypeAlias = dict[str, Any]
 
 # Text that was shown this long before the newest event must be in the store. crabd promises a quarter of a
 # second; the rest is for a disk and a machine that are busy with other things.
-KEPT_AFTER = timedelta(seconds=1)
+KEPT_AFTER = timedelta(seconds=2)
 # A session keeps 256 KiB of events for a client that comes back; none here is as long as half a kilobyte.
 KEPT_EVENTS = 512
 
