@@ -29,7 +29,7 @@ NEXT_STEPS = {
     "no_run": 'crabctl send "…"',
     "paused": "crabctl resume {session}",
     "busy": "crabctl attach {session} to watch, crabctl cancel {session} to stop it",
-    "damaged": "crabctl status tells what the store found",
+    "damaged": "crabctl doctor tells what can be kept of it",
     "shutting_down": "crabctl start, once it has stopped",
     "auth": "set the key and crabctl restart, or choose another model: crabctl models",
     "internal": "crabd's log has the details",

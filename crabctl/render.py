@@ -53,6 +53,11 @@ def dim(text: str, stream: TextIO) -> str:
     return f"\x1b[2m{text}\x1b[0m" if is_coloured(stream) else text
 
 
+def bold(text: str, stream: TextIO) -> str:
+    """Make text stand out where the stream can show it."""
+    return f"\x1b[1m{text}\x1b[0m" if is_coloured(stream) else text
+
+
 def columns(stream: TextIO) -> int | None:
     """Tell how wide the stream's terminal is; null when it is not a terminal."""
     if not stream.isatty():

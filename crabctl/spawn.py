@@ -194,7 +194,7 @@ def _launch(path: str, log: Path) -> None:
                 stdout=output,
                 stderr=output,
                 cwd="/",
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,
                 pass_fds=[told],
             )
@@ -216,8 +216,8 @@ def _launch(path: str, log: Path) -> None:
         os.close(ready)
 
 
-def _environment() -> dict[str, str]:
-    """Give the daemon the caller's environment, and from a source tree also the way back to it."""
+def environment() -> dict[str, str]:
+    """Make the environment of a crabd: the caller's, and from a source tree also the way back to it."""
     root = str(Path(__file__).parent.parent)
     if sys.path[0] != root:
         return dict(os.environ)

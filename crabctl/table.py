@@ -44,6 +44,11 @@ OPTIONS = {
     "from": Option("", "STEP", "begin at this step"),
     "all": Option("", "", "all of them"),
     "state": Option("", "STATE", "only in this state: idle, running, waiting, paused, stored, damaged"),
+    "repair": Option("", "", "mend what can be mended; what is damaged is kept in quarantine"),
+    "output": Option("o", "FILE", "write to this file"),
+    "memory": Option("", "PATH", "crabtalk's memory file, or the tree of its dump"),
+    "dry-run": Option("", "", "tell what would be done, and do nothing"),
+    "again": Option("", "", "also what was imported before, as one more session"),
     "grace": Option("", "SECONDS", "how long runs may go on (default: as configured)"),
     "json": Option("", "", "print JSON: one text, or one event a line where it streams"),
     "socket": Option(
@@ -86,6 +91,18 @@ LS_DETAILS = """\
 TEXT is looked for in titles, topics and ids. Without --agent, --sender or --topic: those of everybody.
 The active session of an agent and a sender, to which send goes, is marked with *."""
 
+SEARCH_DETAILS = """\
+Shows the sessions that have all the words in one message, title or summary, the best first; if none has,
+those that have them apart. What came before a compaction counts; case and accents do not. '"a phrase"' is
+looked for as it stands, begin* is how a word begins, and -word, after "--", must not be there:
+
+  crabctl search docker compose
+  crabctl search -a reviewer -- '"race condition"' 'dead*' -test
+
+With -S ID every message of that session is shown. crabctl log ID --from STEP goes on reading from there.
+
+Exit code: 0 also when nothing is found."""
+
 SET_DETAILS = """\
 Keys: title, model, thinking (on or off), system_prompt, cwd. KEY= with nothing after it returns the key to
 the agent's or the daemon's default:
@@ -100,6 +117,47 @@ Ctrl-C leaves; the run goes on. Exit codes are those of send."""
 LOG_DETAILS = """\
 Without --from: the last 50 messages, or N with -n. With --all, or --from 1: everything, also what came
 before a compaction. With -f the log goes on until Ctrl-C; with --json every message and event is a line."""
+
+DOCTOR_DETAILS = """\
+Checks the sessions from their first record to their last, the store around them, the socket, the daemon and
+its service, the configuration, agents and keys, and the room on the disk. It starts no daemon; without one
+it looks by itself.
+
+--repair mends what can be mended. It deletes nothing: what is damaged, or does not belong, is in the
+directory "quarantine" of the store afterwards, as it was. Of a session that is damaged in the middle, what is
+sound before the damage goes on as the session. A session that is in use is left alone: close it first.
+
+Exit code: 0 when all is sound, or mended; 1 when a problem is left. What is only a notice can wait."""
+
+PRUNE_DETAILS = """\
+Without limits nothing ever goes. They are in config.toml, and the daemon keeps to them by itself:
+
+  [retention]
+  keep_days = 365              # days after the last use
+  max_bytes = 10_000_000_000   # of all sessions; the longest unused go first
+
+prune shows what is over a limit and, when you say so, removes it at once. Sessions that are open, paused or
+damaged, or have messages waiting, are never touched. --dry-run only shows; -y does not ask."""
+
+EXPORT_DETAILS = f"""\
+{WHICH}
+
+Writes lines of JSON with all there is of a session: messages with their times, usage, settings, summaries.
+crabctl import brings it back, here or elsewhere, as it was; only its id is a new one if that was ever used.
+Several sessions may be in one file. What was cut off or changed on its way is noticed.
+
+  crabctl export --all -o sessions.jsonl
+  crabctl export crab_user_1 | ssh elsewhere crabctl import -"""
+
+IMPORT_DETAILS = """\
+PATH is what crabctl export wrote, "-" for what is piped in; or what crabtalk has left: a session's directory,
+a JSONL file of its first versions, or all of ~/.crabtalk at once. Nothing there is changed.
+
+Each session comes whole or not at all. What was imported before is told and left as it is, unless --again.
+With --agent or --sender the sessions become those of another agent or sender. The summaries of compacted
+sessions are in crabtalk's memory, which is looked for beside the sessions; --memory names another one.
+
+Exit code: 1 if a session was refused."""
 
 SERVICE_DETAILS = """\
 install has systemd, as your user's manager, listen at the socket from your login on, and start crabd when
@@ -138,6 +196,9 @@ COMMANDS = {
     "cancel": _of_session("sessions:cancel", "", "stop the run that is going"),
     "attach": _of_session("watching:attach", "", "watch the run that is going", "", ATTACH_DETAILS),
     "ls": Command("reading:ls", "[TEXT]", "list sessions, the last used first", LS_OPTIONS, LS_DETAILS),
+    "search": Command(
+        "finding:search", "QUERY…", "look for text in all that was said", f"{WHOM} limit", SEARCH_DETAILS
+    ),
     "show": _of_session("reading:show", "", "tell everything about one session"),
     "log": _of_session("reading:log", "", "read the conversation", "limit from all follow", LOG_DETAILS),
     "usage": _of_session("reading:usage", "", "tell what a session has used"),
@@ -148,6 +209,10 @@ COMMANDS = {
     "set": _of_session("sessions:configure", "KEY=VALUE…", "change a session's settings", "", SET_DETAILS),
     "close": _of_session("sessions:close", "", "unload a session; it stays stored", "cancel"),
     "rm": _repeatable("sessions:rm", "", "remove a session for good", "yes", f"{WHICH}\n\n{RM_DETAILS}"),
+    "export": Command("porting:export", "[ID…]", "write sessions out", f"{WHOM} all output", EXPORT_DETAILS),
+    "import": Command(
+        "porting:import_", "PATH…", "bring sessions in", "agent sender memory dry-run again", IMPORT_DETAILS
+    ),
     "agents": Command("registry:agents", "", "list the agents"),
     "models": Command("registry:models", "", "list the models"),
     "status": Command("daemon:status", "", "tell how the daemon is"),
@@ -155,6 +220,8 @@ COMMANDS = {
     "stop": Command("daemon:stop", "", "let runs finish, then stop the daemon", "grace"),
     "restart": Command("daemon:restart", "", "stop the daemon and start it again", "grace"),
     "reload": Command("daemon:reload", "", "read configuration and agents again; runs go on"),
+    "prune": Command("prune:prune", "", "remove what is over a limit", "yes dry-run", PRUNE_DETAILS),
+    "doctor": Command("doctor:doctor", "", "check everything, and say what to do", "repair", DOCTOR_DETAILS),
     "service": Command(
         "service:service", "install|uninstall|status", "have systemd start crabd", "yes", SERVICE_DETAILS
     ),

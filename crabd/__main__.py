@@ -8,12 +8,15 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
+import msgspec
 import trio
 
 from crabd import __version__
 from crabd.app import serve
-from crabd.config import find_places
+from crabd.config import Places, find_places
+from crabd.doctor import examine
 from crabd.errors import NOT_STARTED, ConfigError, CrabdError, StoreError
 from crabd.rpc.envelope import RpcError, encode_error
 from crabd.rpc.framing import frame
@@ -29,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground until it is told to stop; returns the exit code."""
     flags = parse_flags(arguments)
     places = find_places(flags.socket)
+    if flags.doctor:
+        return look_around(places, repair=flags.repair)
     manager = ServiceManager.from_environment()
     raise_descriptor_limit()
     # A watchdog ends a daemon that hangs with SIGABRT: what it hung in belongs in the log.
@@ -40,6 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as exc:
         return give_up(f"{places.socket}: {exc}", 1, manager)
     return 0
+
+
+def look_around(places: Places, *, repair: bool) -> int:
+    """Print what the doctor finds where no daemon runs, as JSON; returns 1 if there are problems."""
+    diagnosis = trio.run(partial(examine, places, repair=repair))
+    sys.stdout.buffer.write(msgspec.json.encode(diagnosis) + b"\n")
+    return 1 if diagnosis.problems else 0
 
 
 def give_up(why: str, code: int, manager: ServiceManager) -> int:
@@ -87,8 +99,15 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ready-fd", type=int, metavar="FD", help="write READY to this descriptor when serving"
     )
+    parser.add_argument(
+        "--doctor", action="store_true", help="check the store and all around it, print JSON, and end"
+    )
+    parser.add_argument("--repair", action="store_true", help="with --doctor: mend what can be mended")
     parser.add_argument("--version", action="version", version=f"crabd {__version__}")
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    if flags.repair and not flags.doctor:
+        parser.error("--repair goes with --doctor")
+    return flags
 
 
 if __name__ == "__main__":

@@ -13,17 +13,19 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
-from msgspec import Raw
+from msgspec import Raw, structs
 from structlog.typing import FilteringBoundLogger
 
 from crabd import __version__
 from crabd.api import daemon as api
 from crabd.api.table import EVENT_NOTIFICATION
-from crabd.config import Places, Settings, read_settings
-from crabd.errors import ConfigError
+from crabd.config import Places, Settings, StoreName, read_settings
+from crabd.doctor import diagnose
+from crabd.errors import ConfigError, StoreError
 from crabd.log import configure_logging
 from crabd.providers.registry import Registry
 from crabd.rpc.envelope import encode_notification
@@ -32,20 +34,36 @@ from crabd.rpc.reactor import Reactor
 from crabd.runtime.agents import Agents, load_agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.loop import shielded
+from crabd.runtime.porting import Porting
+from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime
 from crabd.runtime.sessions import Sessions
 from crabd.server.caller import Control
 from crabd.server.clients import Clients
 from crabd.server.listener import Listener, open_listener
 from crabd.service import ServiceManager
+from crabd.store.base import Store
 from crabd.store.inmemory import InMemoryStore
-from crabd.store.journal import JournalStore
+from crabd.store.journal.store import JournalStore
+from crabd.store.ondisk import DiskStore
+from crabd.store.porting.export import write_page
+from crabd.store.porting.sources import read_sources
+from crabd.store.stepfiles.store import StepStore
 
+if TYPE_CHECKING:
+    from crabd.store.search.index import StoreIndex
+
+# How much of what changed a start after a kill looks into anew.
+CATALOGUE_SECONDS = 600.0
+# Limits on what is kept are in days, so an hour more or less is all the same.
+PRUNE_SECONDS = 3600.0
 # How long the store and the connections to models may take to close when the daemon stops.
 CLOSING_SECONDS = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+STORES: dict[StoreName, Callable[[Path], DiskStore]] = {"journal": JournalStore, "stepfiles": StepStore}
 # What goes round every event, which is the same each time.
 BEFORE_EVENT, AFTER_EVENT = encode_notification(EVENT_NOTIFICATION, Raw(b"{}")).split(b"{}")
+NO_INDEX = api.IndexHealth("off", 0, "this Python has no SQLite: install one that has")
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -64,26 +82,32 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
     configure_logging(settings.log_level)
     async with (
         open_listener_of(places, manager) as listener,
-        open_journal(places) as store,
+        open_store(places, settings.store) as store,
         open_models(settings) as models,
     ):
         reactor = Reactor()
         broker = Broker(secrets.token_hex(8), wrap_event, Bundle, reactor.flush_soon)
         # Numbers by the clock, so that no ephemeral session ever has the id of an earlier one.
         scratch = InMemoryStore(first_number=time.time_ns() // 1_000_000)
-        sessions = Sessions(store, scratch, broker)
+        index = make_index(places, store)
+        sessions = Sessions(store, scratch, broker, index)
         agents = await load_agents_of(places)
         recovered = await sessions.recover()
         async with trio.open_nursery() as runs:
             runtime = Runtime(
                 runs=runs, sessions=sessions, broker=broker, agents=agents, models=models, tools={}
             )
-            daemon = Daemon(places, settings, runtime, store, models, manager)
+            porting = Porting(store, scratch, read_sources, write_page)
+            daemon = Daemon(places, settings, runtime, store, models, manager, porting)
             # From READY on a signal means an orderly stop, so somebody listens before that is said.
             await runs.start(daemon.watch_signals)
             runs.start_soon(reactor.run)
             runs.start_soon(daemon.feed_watchdog)
             runs.start_soon(sessions.tidy_up)
+            runs.start_soon(keep_catalogue, store)
+            runs.start_soon(daemon.keep_within_limits)
+            if index is not None:
+                runs.start_soon(index.run)
             await daemon.serve_clients(listener, reactor, lambda: say_ready(manager, ready_fd, recovered))
             runs.cancel_scope.cancel()
 
@@ -100,9 +124,9 @@ async def open_listener_of(places: Places, manager: ServiceManager) -> AsyncGene
 
 
 @asynccontextmanager
-async def open_journal(places: Places) -> AsyncGenerator[JournalStore]:
-    """Take the store, and say in the log what was found broken."""
-    store = JournalStore(places.state)
+async def open_store(places: Places, name: StoreName) -> AsyncGenerator[DiskStore]:
+    """Take the store of that name, and say in the log what was found broken."""
+    store = STORES[name](places.state)
     for damage in await store.open():
         log.warning("damage_found", session=damage.session, problem=damage.problem)
     try:
@@ -110,6 +134,26 @@ async def open_journal(places: Places) -> AsyncGenerator[JournalStore]:
     finally:
         with shielded(CLOSING_SECONDS):
             await store.aclose()
+
+
+def make_index(places: Places, store: Store) -> StoreIndex | None:
+    """Make the index of a store; null where this Python has no SQLite."""
+    try:
+        # Imported here: a daemon without search is better than none.
+        from crabd.store.search.index import StoreIndex
+    except ImportError:
+        return None
+    return StoreIndex(places.state / "index", store)
+
+
+async def keep_catalogue(store: Store) -> None:
+    """Spare the next start some work, also after a kill; runs until cancelled."""
+    while True:
+        try:
+            await store.save_catalogue()
+        except StoreError as exc:
+            log.warning("catalogue_not_saved", problem=str(exc))
+        await trio.sleep(CATALOGUE_SECONDS)
 
 
 @asynccontextmanager
@@ -154,10 +198,12 @@ class Daemon(Control):
         places: Places,
         settings: Settings,
         runtime: Runtime,
-        store: JournalStore,
+        store: DiskStore,
         models: Registry,
         manager: ServiceManager,
+        porting: Porting,
     ) -> None:
+        self.porting = porting
         self._places = places
         self._settings = settings
         self._runtime = runtime
@@ -230,6 +276,8 @@ class Daemon(Control):
             await self._models.detect()
             configure_logging(settings.log_level)
             self._settings = settings
+            if settings.store != self._store.name:
+                problems.append(f"store = {settings.store!r} takes effect at the next start: crabctl restart")
         except ConfigError as exc:
             problems.append(str(exc))
             log.warning("configuration_left_out", problem=str(exc))
@@ -237,6 +285,25 @@ class Daemon(Control):
         self._runtime.agents = agents
         log.info("reloaded", agents=len(agents.by_name))
         return api.Reloaded(tuple(sorted(agents.by_name)), (*problems, *agents.problems))
+
+    def limits(self) -> Limits:
+        return Limits(self._settings.retention.keep_days, self._settings.retention.max_bytes)
+
+    async def keep_within_limits(self) -> None:
+        """Remove sessions as the configuration says, if it does, every so often; runs until cancelled."""
+        while True:
+            # Not at once: whoever has just set a limit may want to see what it will do.
+            await trio.sleep(PRUNE_SECONDS)
+            if self.limits().is_set:
+                try:
+                    await self._runtime.sessions.prune(self.limits(), is_dry=False)
+                except StoreError as exc:
+                    log.warning("sessions_not_pruned", problem=str(exc))
+
+    async def doctor(self, *, repair: bool) -> api.Diagnosis:
+        diagnosis = await diagnose(self._places, self._store, repair=repair, index=self._index_health())
+        log.info("doctor_was_here", repair=repair, problems=diagnosis.problems, sessions=diagnosis.sessions)
+        return diagnosis
 
     async def _reload_quietly(self) -> None:
         """Reload for somebody who gets no answer: what is wrong is in the log."""
@@ -263,10 +330,17 @@ class Daemon(Control):
             memory=resident_bytes(),
             model=api.DefaultModel(default.id, default.why),
             store=api.StoreHealth(
-                str(self._places.state), tuple(f"{d.session}: {d.problem}" for d in self._store.damage())
+                self._store.name,
+                str(self._places.state),
+                tuple(f"{d.session}: {d.problem}" for d in self._store.damage()),
             ),
+            index=self._index_health(),
             problems=runtime.agents.problems,
         )
+
+    def _index_health(self) -> api.IndexHealth:
+        index = self._runtime.sessions.index
+        return api.IndexHealth(**structs.asdict(index.health())) if index else NO_INDEX
 
 
 def resident_bytes() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import platformdirs
@@ -17,13 +17,30 @@ from crabd.providers.settings import ProviderSettings
 # systemd's default patience is 90 s and a person's is less; a model's answer mostly takes fewer than ten.
 GRACE_SECONDS = 10.0
 
+# How sessions are kept: ``stepfiles`` in the layout that crabtalk reads and writes too.
+StoreName: TypeAlias = Literal["journal", "stepfiles"]
+
+
+class Retention(Struct, frozen=True, forbid_unknown_fields=True):
+    """When stored sessions are removed without anybody asking: so many days after their last use, or when all
+    of them take more bytes, the longest unused first. Without either, never.
+    """
+
+    keep_days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
+    max_bytes: Annotated[int, Meta(gt=0)] | None = None
+
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What ``config.toml`` may say. ``model`` is ``provider/model``; ``grace`` is in seconds."""
+    """What ``config.toml`` may say. ``model`` is ``provider/model``; ``grace`` is in seconds.
 
+    ``store`` is read at the start alone.
+    """
+
+    store: StoreName = "journal"
     model: str | None = None
     providers: dict[str, ProviderSettings] = {}
     grace: Annotated[float, Meta(ge=0, le=3600)] = GRACE_SECONDS
+    retention: Retention = Retention()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

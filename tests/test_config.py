@@ -102,6 +102,8 @@ def test_a_file_says_what_it_says_and_leaves_the_rest_as_it_is(tmp_path: Path) -
         (b"grace = -1", "$.grace"),
         (b"grace = 3601", "$.grace"),
         (b"log_level = 'loud'", "$.log_level"),
+        (b"[retention]\nkeep_days = 0", "$.retention.keep_days"),
+        (b"[retention]\nmax_bytes = 0.5", "$.retention.max_bytes"),
         (b"[providers.x]\nkey = 'secret'", "unknown field `key` - at `$.providers[...]`"),
         (b"model = '\xff'", "utf-8"),
     ],
@@ -124,3 +126,17 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"config\.toml: .*directory"):
         read_settings(tmp_path)
+
+
+def test_the_store_is_one_of_two(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    stores: list[str] = []
+    for text in ("", 'store = "stepfiles"'):
+        file.write_text(text)
+        stores.append(read_settings(tmp_path).store)
+    file.write_text('store = "tape"')
+
+    with pytest.raises(ConfigError, match="store"):
+        read_settings(tmp_path)
+
+    assert stores == ["journal", "stepfiles"]

@@ -26,15 +26,24 @@ MAY_IMPORT = {
     "crabd.__main__": EVERYTHING,
     "crabd.app": EVERYTHING,
     "crabd.config": {"crabd.api.address", "crabd.errors", "crabd.providers.settings"},
+    "crabd.doctor": EVERYTHING,
     "crabd.errors": set[str](),
     "crabd.events": {"crabd.messages"},
     "crabd.log": set[str](),
     "crabd.messages": set[str](),
     "crabd.service": set[str](),
+    "crabd.surroundings": EVERYTHING,
     "crabd.rpc": set[str](),
     "crabd.api": {"crabd.rpc.methods", *WORDS},
     "crabd.server": {"crabd.api", "crabd.rpc", "crabd.runtime", "crabd.memory", "crabd.mcp", *WORDS},
-    "crabd.runtime": {"crabd.providers.base", "crabd.store.base", "crabd.tools.base", *WORDS},
+    "crabd.runtime": {
+        "crabd.providers.base",
+        "crabd.store.base",
+        "crabd.store.meta",
+        "crabd.store.record",
+        "crabd.tools.base",
+        *WORDS,
+    },
     "crabd.providers": WORDS,
     "crabd.tools": {"crabd.memory", *WORDS},
     "crabd.store": WORDS,
@@ -56,11 +65,28 @@ PURE = (
     "crabd.rpc.methods",
     "crabd.runtime.broker",
     "crabd.runtime.compaction",
+    "crabd.runtime.listing",
     "crabd.runtime.prompt",
     "crabd.runtime.recovery",
     "crabd.runtime.reply",
     "crabd.runtime.run",
+    "crabd.store.doctor.flaws",
+    "crabd.store.journal.line",
+    "crabd.store.journal.salvage",
+    "crabd.store.meta",
+    "crabd.store.names",
+    "crabd.store.porting.assembly",
+    "crabd.store.porting.crabtalk",
+    "crabd.store.porting.export",
+    "crabd.store.porting.memory",
     "crabd.store.record",
+    "crabd.store.seal",
+    "crabd.store.search.documents",
+    "crabd.store.search.ranking",
+    "crabd.store.search.words",
+    "crabd.store.stepfiles.line",
+    "crabd.store.stepfiles.shapes",
+    "crabd.store.stepfiles.takeover",
 )
 IMPURE = {"trio", "httpx", "sqlite3", "socket", "_socket"}
 # What a plain call of crabctl can do without, each of them dearer than the call itself.
@@ -188,7 +214,14 @@ def test_there_is_one_event_loop() -> None:
 
 def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
     calls = ["--help", "--version", "help send", "ls", "ls --json", "status", "agents", "models", "call a/b"]
-    calls += ["show crab_user_1", "log crab_user_1", "cancel crab_user_1", "compact crab_user_1", "send hi"]
+    calls += [
+        "search hi",
+        "show crab_user_1",
+        "log crab_user_1",
+        "cancel crab_user_1",
+        "compact crab_user_1",
+        "send hi",
+    ]
     script = (
         "import sys; from crabctl.__main__ import main\n"
         f"for call in {calls!r}: main(call.split())\n"
@@ -214,4 +247,5 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
         "session/get_or_create",
         "session/history",
         "session/list",
+        "session/search",
     }

@@ -142,6 +142,15 @@ def _details(told: dict[str, Any]) -> list[tuple[str, object]]:
         ("memory", f"{told['memory'] / 2**20:.0f} MB"),
         ("socket", told["socket"]),
         ("config", told["config"]),
-        ("store", told["store"]["path"]),
+        ("store", f"{told['store']['name']} in {told['store']['path']}"),
+        ("search", _search(told["index"])),
         ("problems", "\n".join([*told["store"]["problems"], *told["problems"]])),
     ]
+
+
+def _search(index: dict[str, Any]) -> str:
+    """Tell what is not as it should be with search, if anything is."""
+    state = index["state"]
+    told = [f"{plural(index['waiting'], 'session')} to be indexed yet"] if state == "indexing" else []
+    problem = index["problem"]
+    return "; ".join([*told, *([f"{state}: {problem}" if state == "off" else problem] if problem else [])])

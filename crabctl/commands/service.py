@@ -106,7 +106,7 @@ def status(args: Args) -> int:
             "restarts": int(units.service.get("NRestarts", "0")),
         },
         "daemon": daemon and {"pid": daemon["pid"], "version": daemon["version"]},
-        "advice": _advice_on_state(units, path, daemon),
+        "advice": advice_on_state(units, path, daemon),
     }
     print(as_json(told) if args.has("json") else facts(_rows(told)))
     return 0
@@ -261,7 +261,8 @@ def _state(unit: dict[str, Any]) -> str:
     return f"{unit['active']} ({unit['state']}){since}{failed}{code}{restarts}"
 
 
-def _advice_on_state(units: systemd.Units, path: str, daemon: dict[str, Any] | None) -> list[str]:
+def advice_on_state(units: systemd.Units, path: str, daemon: dict[str, Any] | None) -> list[str]:
+    """Say what to do about the state the units are in, given what the daemon tells, if one answers."""
     if not units.listen_at(path):
         return [f"crabctl service install, so that systemd listens at {path}"]
     advice: list[str] = []

@@ -50,6 +50,17 @@ def prepare_directory(directory: str) -> None:
             os.mkdir(each, 0o700)  # noqa: PTH102  # likewise
         except FileExistsError:
             continue
+    check_directory(directory)
+
+
+def check_directory(directory: str) -> None:
+    """Make sure that the socket's directory, and the one above it, are ours alone to change.
+
+    Raises:
+      UnsafeDirectory: as ``prepare_directory``.
+      FileNotFoundError: one of them is not there.
+    """
+    parent = os.path.dirname(directory)  # noqa: PTH120  # as above
     problem = _problem_of_parent(os.stat(parent))  # noqa: PTH116  # likewise
     if problem:
         raise UnsafeDirectory(parent, problem)

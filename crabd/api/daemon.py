@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -44,10 +45,19 @@ class Pong(Struct, frozen=True):
 
 
 class StoreHealth(Struct, frozen=True):
-    """``problems`` are sentences: sessions that cannot be loaded, tails that were cut."""
+    """``name`` is the setting ``store``; ``problems`` are sentences, as of damaged sessions."""
 
+    name: str
     path: str
     problems: tuple[str, ...]
+
+
+class IndexHealth(Struct, frozen=True):
+    """Of search: so many sessions are not indexed yet; ``problem`` says why it was made anew, or is off."""
+
+    state: Literal["ready", "indexing", "off"]
+    waiting: int
+    problem: str | None
 
 
 class DefaultModel(Struct, frozen=True):
@@ -74,6 +84,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     memory: int
     model: DefaultModel
     store: StoreHealth
+    index: IndexHealth
     problems: tuple[str, ...]
 
 
@@ -82,6 +93,67 @@ class Reloaded(Struct, frozen=True):
 
     agents: tuple[str, ...]
     problems: tuple[str, ...]
+
+
+class Doctor(Params, frozen=True):
+    """With ``repair`` what can be mended is; sessions that are live are left alone."""
+
+    repair: bool = False
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """What the doctor has to tell of an ``area``; what is wrong and can wait is a ``notice``.
+
+    ``where`` is a session's id or a path, ``kind`` the cause in one word, ``told`` a sentence. ``advice`` is
+    what to do about it, and ``mended`` what a repair has done.
+    """
+
+    area: Literal["store", "index", "socket", "configuration", "agents", "keys", "disk"]
+    grade: Literal["ok", "notice", "problem"]
+    kind: str
+    where: str
+    told: str
+    advice: str | None = None
+    mended: str | None = None
+
+
+class Diagnosis(Struct, frozen=True, kw_only=True):
+    """``problems`` counts those that are left; ``records`` were read, of so many ``sessions``."""
+
+    findings: tuple[Finding, ...]
+    problems: int
+    sessions: int
+    records: int
+
+
+class Prune(Params, frozen=True):
+    """Removes the stored sessions that are over a limit of ``[retention]`` in config.toml.
+
+    With ``dry_run`` it only tells which. Sessions that are live, paused, damaged or have something waiting
+    stay.
+    """
+
+    dry_run: bool = False
+
+
+class PrunedSession(Struct, frozen=True):
+    """``limit`` is the one it was over, ``bytes`` what it took on the disk."""
+
+    session: str
+    title: str
+    topic: str | None
+    updated_at: datetime
+    bytes: int
+    limit: Literal["keep_days", "max_bytes"]
+
+
+class Pruned(Struct, frozen=True):
+    """What has gone, or would go, the longest unused first; the limits are null where none is set."""
+
+    sessions: tuple[PrunedSession, ...]
+    bytes: int
+    keep_days: float | None
+    max_bytes: int | None
 
 
 class Shutdown(Params, frozen=True):

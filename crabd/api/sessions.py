@@ -179,6 +179,51 @@ class SessionPage(Struct, frozen=True):
     cursor: str | None
 
 
+class Search(Params, frozen=True):
+    """Words must all be in one message or, where there is none, in one session; case does not count.
+
+    ``"a phrase"`` is looked for as it stands, ``begin*`` is how a word begins, ``-not`` must not be there.
+    The other fields name the sessions to look in; with ``session`` every message is a hit of its own.
+    """
+
+    query: Annotated[str, Meta(min_length=1, max_length=1000)]
+    agent: Name | None = None
+    sender: Name | None = None
+    topic: Name | None = None
+    session: SessionId | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class Hit(Struct, frozen=True, kw_only=True):
+    """A session, and the ``step`` of the message, summary or title that shows best what was found in it.
+
+    ``snippet`` is text in pieces: every second one, from the second on, is what was looked for. ``matches``
+    is how many messages of the session have it, as far as they were ranked.
+    """
+
+    session: str
+    title: str
+    step: int
+    role: Literal["user", "assistant", "tool", "summary", "title"]
+    at: datetime
+    snippet: tuple[str, ...]
+    score: float
+    matches: int
+
+
+class Hits(Struct, frozen=True):
+    """The best hits; ``cursor`` asks for more, null is the end.
+
+    While ``indexing`` there may be others, in the ``waiting`` sessions that are not indexed yet.
+    """
+
+    hits: tuple[Hit, ...]
+    cursor: str | None
+    indexing: bool
+    waiting: int
+
+
 class History(OfSession, frozen=True, rename={"from_": "from"}):
     """Messages from step ``from`` on, or the last ``limit`` of them when it is left out."""
 

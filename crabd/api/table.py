@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crabd.api import daemon as d
+from crabd.api import porting as p
 from crabd.api import sessions as s
 from crabd.events import SessionInfo, Snapshot
 from crabd.rpc.methods import Method, MethodTable
@@ -24,6 +25,7 @@ METHODS = MethodTable(
         Method("session/close", s.Close, s.Closed, "Unload a session; it stays in the store."),
         Method("session/delete", s.Delete, s.Deleted, "Remove a session for good, cancelling its run."),
         Method("session/list", s.List, s.SessionPage, "List sessions, the last used first."),
+        Method("session/search", s.Search, s.Hits, "Look for text in all that was said, the best hits first."),
         Method("session/get", s.OfSession, Snapshot, "Get a session as it is now, with the reply streamed so far."),
         Method("session/history", s.History, s.HistoryPage, "Read messages, also those before a compaction."),
         Method("session/subscribe", s.Subscribe, s.Subscribed, "Get the picture and, from it on, every event."),
@@ -33,11 +35,15 @@ METHODS = MethodTable(
         Method("session/configure", s.Configure, SessionInfo, "Change a session's title, model, prompt or directory."),
         Method("session/usage", s.OfSession, s.UsageResult, "Tell what a session has used."),
         Method("session/clear", s.OfSession, SessionInfo, "Start over with an empty history; the log keeps the old one."),
+        Method("session/export", p.Export, p.ExportPage, "Write a session as lines of JSON that import back."),
+        Method("session/import", p.Import, p.Imported, "Bring sessions in from files: exports of ours, and crabtalk's."),
         Method("agent/list", d.NoParams, d.AgentList, "List the agents."),
         Method("model/list", d.NoParams, d.ModelList, "List the models that the configured servers have."),
         Method("daemon/ping", d.NoParams, d.Pong, "Ask whether anybody is there."),
         Method("daemon/status", d.NoParams, d.DaemonStatus, "Tell how the daemon is."),
         Method("daemon/reload", d.NoParams, d.Reloaded, "Read configuration and agents again; nothing running is touched."),
+        Method("daemon/doctor", d.Doctor, d.Diagnosis, "Check the store, the socket and the configuration; repair on request."),
+        Method("daemon/prune", d.Prune, d.Pruned, "Remove stored sessions that are over a limit of the configuration."),
         Method("daemon/shutdown", d.Shutdown, d.ShutdownStarted, "Let runs finish, then stop."),
     ]
 )  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 from crabd.errors import NotFound, RequestKeyReused
 from crabd.messages import utc_now
 from crabd.runtime.router import Identity
-from crabd.store.base import Claim, Deletion, SessionMeta, Store, still_known
+from crabd.store.base import Store
+from crabd.store.meta import Claim, Deletion, SessionMeta, still_known
 
 
 class Claims:

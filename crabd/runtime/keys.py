@@ -15,10 +15,8 @@ from msgspec import Struct
 from crabd.errors import RequestKeyReused
 from crabd.messages import AssistantMessage, UserBlock, UserMessage, text_of, utc_now
 from crabd.runtime.ticket import Admission, Compacting, Compaction, Outcome, Steering, Ticket
-from crabd.store.base import (
-    KEY_AGE,
-    MAX_KEYS,
-    Claim,
+from crabd.store.meta import KEY_AGE, MAX_KEYS, Claim
+from crabd.store.record import (
     Claimed,
     Compacted,
     Created,
@@ -58,6 +56,9 @@ class Keys:
     def __repr__(self) -> str:
         return f"<Keys {len(self._kept)}>"
 
+    def __contains__(self, key: str) -> bool:
+        return self._look_up(key) is not None
+
     def find(self, key: str | None, kind: type[AnswerT], content: Content) -> AnswerT | None:
         """Find what the same request has led to before; null for a new one, or without a key.
 
@@ -87,13 +88,21 @@ class Keys:
             # What comes last in the dictionary is the newest.
             self._kept.pop(key, None)
             self._kept[key] = Kept(content, answer, at or utc_now())
-            while len(self._kept) > MAX_KEYS:
-                del self._kept[next(iter(self._kept))]
+            self._forget_excess()
+
+    def add_earlier(self, earlier: Keys) -> None:
+        """Note what was found in a longer part of the log; what is known already is the newer."""
+        self._kept = {**earlier._kept, **self._kept}
+        self._forget_excess()
 
     def drop(self, key: str | None) -> None:
         """Forget a request that came to nothing, so that it may be tried again."""
         if key is not None:
             self._kept.pop(key, None)
+
+    def _forget_excess(self) -> None:
+        while len(self._kept) > MAX_KEYS:
+            del self._kept[next(iter(self._kept))]
 
     def _look_up(self, key: str | None) -> Kept | None:
         kept = self._kept.get(key) if key is not None else None

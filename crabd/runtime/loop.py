@@ -25,7 +25,8 @@ from crabd.runtime.prompt import compose_request, estimate_tokens
 from crabd.runtime.run import Ask, CallTools, End, Run, Save
 from crabd.runtime.session import Job, Session
 from crabd.runtime.ticket import Ticket
-from crabd.store.base import MessageAdded, ModelCalled, Partial, Record, Step
+from crabd.store.base import Partial
+from crabd.store.record import MessageAdded, ModelCalled, Record, Step
 from crabd.tools.base import Tool, ToolContext, ToolOutcome
 
 # Tools of one round that work at the same time.

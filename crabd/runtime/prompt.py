@@ -14,7 +14,8 @@ from msgspec import Struct
 from crabd.messages import Message, TextBlock, ToolCall, ToolMessage, UserMessage, text_of, tool_calls_of
 from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent
-from crabd.store.base import Cleared, Compacted, MessageAdded, SessionMeta, Step
+from crabd.store.meta import SessionMeta
+from crabd.store.record import Cleared, Compacted, MessageAdded, Step
 
 # A token is about four bytes of English text. It is wrong for other text, so it only ever bridges the gap
 # between two figures that a provider told.
@@ -30,10 +31,14 @@ class Entry(Struct, frozen=True):
 
 
 class Context:
-    """The part of a log that the model still sees: goal, summary and the messages since."""
+    """The part of a log that the model still sees: goal, summary and the messages since.
 
-    def __init__(self, steps: Iterable[Step] = ()) -> None:
-        self.goal: Entry | None = None
+    ``steps`` are a log's last ones; ``goal`` is the step that their compaction has kept from before them.
+    """
+
+    def __init__(self, steps: Iterable[Step] = (), goal: Step | None = None) -> None:
+        kept = goal.record if goal is not None else None
+        self.goal = Entry(goal.n, kept.message) if goal and isinstance(kept, MessageAdded) else None
         self.summary: str | None = None
         self.entries: list[Entry] = []
         self._history = History()

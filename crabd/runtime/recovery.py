@@ -21,16 +21,9 @@ from crabd.messages import (
     UserMessage,
     tool_calls_of,
 )
-from crabd.store.base import (
-    MessageAdded,
-    MessageQueued,
-    Partial,
-    Record,
-    RunClosed,
-    RunOpened,
-    SessionMeta,
-    Step,
-)
+from crabd.store.base import Partial
+from crabd.store.meta import SessionMeta
+from crabd.store.record import MessageAdded, MessageQueued, Record, RunClosed, RunOpened, Step
 
 INTERRUPTED_OUTPUT = "[interrupted: the daemon stopped while this call was running; it may have had effects]"
 
@@ -58,6 +51,17 @@ def close_interrupted(
     for name, group in groupby(never_opened, key=lambda message: message.run):
         records += _leave_run(name, tuple(group))
     return tuple(records)
+
+
+def answer_calls(steps: Sequence[Step]) -> tuple[Record, ...]:
+    """Make results for the calls at a log's end that have none, though their run is closed."""
+    last: list[MessageAdded] = []
+    for step in reversed(steps):
+        if isinstance(added := step.record, MessageAdded):
+            last.insert(0, added)
+            if not isinstance(added.message, ToolMessage):
+                break
+    return tuple(MessageAdded(last[0].run, result) for result in _missing_results([a.message for a in last]))
 
 
 def leave_unanswered(

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import trio
 from msgspec import Struct
 
-from crabd.store.base import SessionMeta
+from crabd.store.meta import SessionMeta
 
 
 class Identity(Struct, frozen=True):

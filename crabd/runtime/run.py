@@ -39,7 +39,7 @@ from crabd.messages import (
 from crabd.providers.base import Chunk
 from crabd.runtime.agents import MAX_ROUNDS
 from crabd.runtime.reply import Reply
-from crabd.store.base import MessageAdded, ModelCalled, Record, RunClosed, RunOpened
+from crabd.store.record import MessageAdded, ModelCalled, Record, RunClosed, RunOpened
 
 # Steerings that may wait for one boundary. A person types a few; a program that sends more has gone wrong.
 MAX_STEERS = 16

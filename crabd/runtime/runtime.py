@@ -37,7 +37,7 @@ from crabd.runtime.sessions import Sessions
 from crabd.runtime.summarise import summarise
 from crabd.runtime.ticket import Admission, Compacting, Compaction, Deed, Steering, Ticket
 from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
-from crabd.store.base import Cleared, Configured, MessageQueued
+from crabd.store.record import Cleared, Configured, MessageQueued
 from crabd.tools.base import Tool
 
 # How long cancelled jobs may take to close their logs before the daemon goes on to stop.
@@ -147,6 +147,7 @@ class Runtime:
         self._refuse_when_stopping()
         if session.meta.paused:
             raise SessionPaused(session.id)
+        self.sessions.check_room(session)
         job = session.job
         if job is not None and when_busy == "reject":
             raise session.busy("wait for it, or queue the message")

@@ -6,54 +6,33 @@ await in between; what awaits is its log.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal
 
 import structlog
 import trio
-from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
 from crabd.errors import QueueFull, SessionBusy, StoreError
 from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
-from crabd.messages import Message, StopReason, Usage, UserBlock, utc_now
+from crabd.messages import StopReason, Usage, UserBlock, utc_now
 from crabd.runtime.broker import Topic
 from crabd.runtime.keys import recall_keys
 from crabd.runtime.prompt import Context
 from crabd.runtime.run import Run
 from crabd.runtime.ticket import Outcome, Ticket
-from crabd.store.base import (
-    Claim,
-    Claimed,
-    Loaded,
-    MessageAdded,
-    MessageQueued,
-    Record,
-    RunClosed,
-    RunOpened,
-    SessionLog,
-    SessionMeta,
-    Step,
-)
+from crabd.store.base import Loaded, SessionLog
+from crabd.store.meta import KEY_AGE, Claim, SessionMeta, tail_of
+from crabd.store.record import Claimed, Cleared, Compacted, MessageQueued, Record, Step
 
 log: FilteringBoundLogger = structlog.get_logger()
 
 # Messages that may wait for a busy session.
 MAX_WAITING = 16
 NO_USAGE = Usage()
-
-
-class StoredMessage(Struct, frozen=True, gc=False):
-    """A message, where and when it was stored, and the run that brought it."""
-
-    step: int
-    run: str
-    at: datetime
-    message: Message
 
 
 class Job:
@@ -80,15 +59,17 @@ class Session:
         self.log: SessionLog = loaded.log
         self.topic = topic
         self.is_ephemeral = is_ephemeral
+        # The log's last steps, without a gap; what lies before them is in the store.
         self.steps: list[Step] = list(loaded.steps)
-        self.context = Context(loaded.steps)
+        self.context = Context(loaded.steps, loaded.goal)
         self.waiting: deque[Ticket] = deque()
         self.job: Job | None = None
         self.end: Literal["closed", "deleted"] | None = None
         # In the clock of the event loop: when somebody asked for the session last.
         self.used_at = trio.current_time()
         self.keys = recall_keys(loaded.steps, utc_now())
-        self._next_run = 1 + max((int(run[1:]) for run in _runs_of(loaded.steps)), default=0)
+        self._has_all_keys = self.first == 1 or self.steps[0].at < utc_now() - KEY_AGE
+        self._next_run = 1 + self.meta.last_run
         self._unsaved: list[Record] = []
         self._save_lock = trio.Lock()
 
@@ -114,6 +95,25 @@ class Session:
         """Nothing is going, waits or is being written: the log has all there is."""
         is_working = self.job is not None or self.waiting or self._unsaved or self._save_lock.locked()
         return not is_working and self.end is None
+
+    @property
+    def weight(self) -> int:
+        """What its steps in memory take in the log, about, in bytes."""
+        return self.log.size * len(self.steps) // self.meta.steps
+
+    @property
+    def first(self) -> int:
+        """The number of the first step that is in memory."""
+        return self.steps[0].n
+
+    def knows(self, request_key: str | None) -> bool:
+        """Tell whether it is known what the key has led to, be it to nothing; if not, ``recall`` the log."""
+        return request_key is None or self._has_all_keys or request_key in self.keys
+
+    def recall(self, steps: Sequence[Step]) -> None:
+        """Learn the request keys of a longer part of the log, which reaches back as far as they count."""
+        self.keys.add_earlier(recall_keys(steps, utc_now()))
+        self._has_all_keys = True
 
     @property
     def unsaved(self) -> int:
@@ -175,15 +175,6 @@ class Session:
         async with self._save_lock:
             await self.log.aclose()
 
-    def messages(self, first: int = 1) -> Iterator[StoredMessage]:
-        """Go through the log's messages from step ``first`` on, also those that the model no longer sees."""
-        # Steps are numbered from 1 without a gap, so a step's number is its place.
-        return _messages_in(itertools.islice(self.steps, first - 1, None))
-
-    def messages_backwards(self) -> Iterator[StoredMessage]:
-        """Go through the log's messages from the newest to the oldest."""
-        return _messages_in(reversed(self.steps))
-
     def accept(
         self, content: tuple[UserBlock, ...], *, request_key: str | None = None, tool_choice: str = "auto"
     ) -> Ticket:
@@ -232,6 +223,13 @@ class Session:
             )
         )
 
+    @property
+    def state(self) -> SessionState:
+        """What it is doing."""
+        if self.job:
+            return "running"
+        return "paused" if self.meta.paused else "idle"
+
     def busy(self, advice: str) -> SessionBusy:
         """Make the refusal of what does not go together with what is going."""
         return SessionBusy(self.id, self.run.id if self.run else None, advice)
@@ -240,7 +238,7 @@ class Session:
         """Describe the session at a glance."""
         return describe(
             self.meta,
-            state=self._state(),
+            state=self.state,
             is_active=is_active,
             is_ephemeral=self.is_ephemeral,
             queue=len(self.waiting),
@@ -271,12 +269,9 @@ class Session:
         self.steps += steps
         for step in steps:
             self.context.add(step)
+        if any(isinstance(step.record, Compacted | Cleared) for step in steps):
+            del self.steps[: max(0, tail_of(self.steps, self.meta).first - self.first)]
         return steps
-
-    def _state(self) -> SessionState:
-        if self.job:
-            return "running"
-        return "paused" if self.meta.paused else "idle"
 
     def _picture(self) -> RunPicture | None:
         if self.job is None or self.job.run is None:
@@ -318,15 +313,3 @@ def describe(
         usage=meta.usage,
         seq=seq,
     )
-
-
-def _messages_in(steps: Iterable[Step]) -> Iterator[StoredMessage]:
-    for step in steps:
-        if isinstance(step.record, MessageAdded):
-            yield StoredMessage(step.n, step.record.run, step.at, step.record.message)
-
-
-def _runs_of(steps: Sequence[Step]) -> set[str]:
-    # Of one that was cancelled while its message waited there may be nothing but the end.
-    kinds = (RunOpened, MessageQueued, RunClosed)
-    return {step.record.run for step in steps if isinstance(step.record, kinds)}

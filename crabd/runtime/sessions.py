@@ -5,7 +5,6 @@ There is never a second live copy of one. What they do while they are live is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Literal
 
@@ -16,13 +15,18 @@ from structlog.typing import FilteringBoundLogger
 from crabd import events
 from crabd.errors import NotFound, StoreError
 from crabd.events import SessionInfo, SessionState, Snapshot
+from crabd.messages import utc_now
 from crabd.runtime.broker import Broker
 from crabd.runtime.claims import Claims
+from crabd.runtime.history import Page, Wanted, read_back, read_page
+from crabd.runtime.listing import Filter, Listing, Place
 from crabd.runtime.recovery import close_interrupted
+from crabd.runtime.retention import Limits, Stale, choose_stale, may_go
 from crabd.runtime.router import Identity, Router, choose_stored
 from crabd.runtime.session import Session, describe
 from crabd.runtime.waiting import cancel_waiting
-from crabd.store.base import Loaded, SessionMeta, Store
+from crabd.store.base import Hits, Index, Loaded, Query, Store
+from crabd.store.meta import KEY_AGE, SessionMeta
 
 # A person who comes back within this finds the session warm; loading one takes milliseconds anyway.
 IDLE_SECONDS = 15 * 60.0
@@ -34,15 +38,22 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Sessions:
-    """All sessions of a store, and those of ``scratch``, which are never kept. The caller opens both."""
+    """All sessions of a store, and those of ``scratch``, which are never kept. The caller has opened both.
 
-    def __init__(self, store: Store, scratch: Store, broker: Broker) -> None:
+    Without an ``index`` they can be listed and not searched.
+    """
+
+    def __init__(self, store: Store, scratch: Store, broker: Broker, index: Index | None = None) -> None:
         self._store = store
         self._scratch = scratch
         self._broker = broker
+        self.index = index
         self._claims = Claims(store, scratch)
         self._router = Router()
         self._live: dict[str, Session] = {}
+        self._listing = Listing((meta.updated_at, meta.id) for meta in (*store.metas(), *scratch.metas()))
+        store.on_commit(self._keep_place)
+        scratch.on_commit(self._keep_place)
 
     def __repr__(self) -> str:
         return f"<Sessions {self.stored} stored, {len(self._live)} live>"
@@ -77,19 +88,27 @@ class Sessions:
         found.used_at = trio.current_time()
         return found
 
-    async def load(self, session: str) -> Session:
-        """Find a session, reading it from the store if need be.
+    async def load(self, session: str, request_key: str | None = None) -> Session:
+        """Find a session, reading from the store what it lacks: itself, or what became of a request key.
 
         Raises:
           NotFound, StoreError.
         """
         found = self.find_live(session)
-        if found is not None:
+        if found is not None and found.knows(request_key):
             return found
         # One that is being created is not there yet; asking the store would find its log half-way to us.
         self.meta(session)
         async with self._router.lock(session):
-            return self.find_live(session) or self._adopt(await self._store_of(session).load(session))
+            return await self._load(session, request_key)
+
+    async def read_page(self, session: Session, wanted: Wanted) -> Page:
+        """Find a page of a session's messages, reading from the store what is not in memory.
+
+        Raises:
+          NotFound, StoreError.
+        """
+        return await read_page(self._store_of(session.id), session.id, tuple(session.steps), wanted)
 
     def find_active(self, identity: Identity, topic: str | None) -> Session | None:
         """Find the identity's active session, if it is live and has this topic, or any when null."""
@@ -134,6 +153,7 @@ class Sessions:
                     )
                     session = self._adopt(loaded)
                 elif request_key is not None:
+                    session = await self.load(session.id, request_key)
                     await session.claim(request_key, topic)
                 self._router.activate(identity, session.id)
                 return session, is_new
@@ -144,7 +164,7 @@ class Sessions:
         Raises:
           NotFound; SessionBusy: something is going or waits, and ``cancel`` was not asked for.
         """
-        # Who waits for the lock may be about to load the session; only its holder may say that it ends here.
+        # Whoever waits for the lock may be about to load the session, so only its holder may end it.
         async with self._router.lock(session):
             found = self.find_live(session)
             if found is None:
@@ -191,14 +211,47 @@ class Sessions:
         how many went. Ephemeral sessions stay, for they are nowhere else.
         """
         at_rest = [session for session in self.live() if session.is_at_rest and not session.is_ephemeral]
-        excess = sum(session.log.size for session in self.live()) - max_bytes
+        excess = sum(session.weight for session in self.live()) - max_bytes
         idle: list[Session] = []
         for session in sorted(at_rest, key=lambda session: session.used_at):
             if excess <= 0 and trio.current_time() - session.used_at < max_age:
                 break
-            excess -= session.log.size
+            excess -= session.weight
             idle.append(session)
         return sum([await self._let_go(session) for session in idle])
+
+    def check_room(self, session: Session) -> None:
+        """Make sure that there is room for a new run.
+
+        Raises:
+          StoreError: the disk is all but full.
+        """
+        self._store_of(session.id).check_room()
+
+    async def prune(self, limits: Limits, *, is_dry: bool) -> tuple[Stale, ...]:
+        """Remove the stored sessions that are over a limit, or, when dry, tell which these are.
+
+        Those that are live, paused, damaged, or have something open or waiting stay.
+
+        Raises:
+          StoreError: those that come after it stay.
+        """
+        sizes = await self._store.sizes()
+        stale = choose_stale(filter(self._may_go, self._store.metas()), sizes, limits, utc_now())
+        return stale if is_dry else tuple([each for each in stale if await self._prune(each)])
+
+    async def _prune(self, stale: Stale) -> bool:
+        async with self._router.lock(stale.meta.id):
+            # Somebody may have come for it while others were removed.
+            if self._store.meta(stale.meta.id) != stale.meta or not self._may_go(stale.meta):
+                return False
+            await self._store.delete(stale.meta.id)
+            self._broker.drop(stale.meta.id)
+            log.info("session_pruned", session=stale.meta.id, limit=stale.limit, bytes=stale.size)
+            return True
+
+    def _may_go(self, meta: SessionMeta) -> bool:
+        return meta.id not in self._live and not self._store.is_damaged(meta.id) and may_go(meta)
 
     async def aclose(self) -> None:
         """Close all logs; the sessions are not to be used any more."""
@@ -232,11 +285,58 @@ class Sessions:
             return Snapshot(self._describe_stored(self.meta(session)), None, ())
         return found.snapshot(is_active=self._is_active(found.meta, found.is_ephemeral))
 
-    def infos(self) -> Iterator[SessionInfo]:
-        """Describe all sessions, in no order."""
-        for meta in (*self._store.metas(), *self._scratch.metas()):
-            found = self.find_live(meta.id)
-            yield self.info(found) if found is not None else self._describe_stored(meta)
+    def newest(
+        self, wanted: Filter, *, before: Place | None, limit: int
+    ) -> tuple[tuple[SessionInfo, ...], Place | None]:
+        """Describe the sessions that were last used, or those behind a place, and say where to go on.
+
+        The place is null when there are no more.
+        """
+        page: list[SessionMeta] = []
+        for session in self._listing.newest(before):
+            meta = self._store_of(session).meta(session)
+            if meta is None or not wanted.matches(meta):
+                continue
+            if wanted.state not in (None, self._state(meta)):
+                continue
+            if len(page) == limit:
+                return tuple(map(self._describe, page)), (page[-1].updated_at, page[-1].id)
+            page.append(meta)
+        return tuple(map(self._describe, page)), None
+
+    async def search(
+        self, text: str, wanted: Filter, *, session: str | None, limit: int, cursor: str | None
+    ) -> Hits:
+        """Look for text in all that was said in stored sessions; the state of a session does not count.
+
+        Raises:
+          NotFound: there is no such ``session``.
+          BadRequest: the text or the cursor means nothing.
+          StoreError: there is no index, or not now.
+        """
+        if session is not None:
+            self.meta(session)
+        if self.index is None:
+            raise StoreError("io", "there is no search: this Python has no SQLite, install one that has")
+        return await self.index.search(
+            Query(
+                text=text,
+                agent=wanted.agent,
+                sender=wanted.sender,
+                topic=wanted.topic,
+                session=session,
+                limit=limit,
+                cursor=cursor,
+            )
+        )
+
+    def _describe(self, meta: SessionMeta) -> SessionInfo:
+        found = self._live.get(meta.id)
+        return self._describe_stored(meta) if found is None or found.end is not None else self.info(found)
+
+    def _state(self, meta: SessionMeta) -> SessionState:
+        found = self._live.get(meta.id)
+        return self._stored_state(meta) if found is None or found.end is not None else found.state
 
     async def _let_go(self, session: Session) -> bool:
         async with self._router.lock(session.id):
@@ -250,6 +350,10 @@ class Sessions:
             del self._live[session.id]
             return True
 
+    def _keep_place(self, session: str) -> None:
+        meta = self._store_of(session).meta(session)
+        self._listing.note(session, meta.updated_at if meta is not None else None)
+
     def _turn_of(self, request_key: str | None) -> AbstractAsyncContextManager[None]:
         """Take the requests of one key one by one, so that a repeated one finds what the first has done."""
         # No session's id has a space.
@@ -258,12 +362,20 @@ class Sessions:
     async def _refuse_reused(self, session: str, request_key: str) -> None:
         """Refuse to delete a session by a key that came with another request; the caller holds its lock."""
         self._claims.refuse_reused(request_key)
-        if session not in self._live:
-            # Only its log has all its keys. One that cannot be read may be deleted all the same.
-            with suppress(StoreError):
-                self._adopt(await self._store_of(session).load(session))
+        # Only its log has all its keys. One that cannot be read may be deleted all the same.
+        with suppress(StoreError):
+            await self._load(session, request_key)
         if found := self._live.get(session):
             found.keys.refuse(request_key)
+
+    async def _load(self, session: str, request_key: str | None) -> Session:
+        """Load a session, and what it has to know of the key; the caller holds its lock."""
+        store, horizon = self._store_of(session), utc_now() - KEY_AGE
+        found = self.find_live(session) or self._adopt(await store.load(session))
+        if not found.knows(request_key):
+            known = tuple(found.steps)
+            found.recall(await read_back(store, session, known, lambda steps: steps[0].at < horizon))
+        return found
 
     async def _give_again(self, identity: Identity, session: str, is_new: bool) -> tuple[Session, bool]:
         """Answer a repeated request. What is active by now stays so: that was decided later."""
@@ -293,6 +405,8 @@ class Sessions:
         id_ = loaded.log.meta.id
         is_ephemeral = self._scratch.meta(id_) is not None
         session = self._live[id_] = Session(loaded, self._broker.topic(id_), is_ephemeral=is_ephemeral)
+        # A person may have restored it since it was listed.
+        self._keep_place(id_)
         return session
 
     def _store_of(self, session: str) -> Store:

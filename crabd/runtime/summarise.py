@@ -9,7 +9,7 @@ from crabd.providers.base import Finished, ModelChoice, ModelRequest, TextChunk
 from crabd.runtime.compaction import Cut, summary_request, weigh_after
 from crabd.runtime.session import Session
 from crabd.runtime.ticket import Compaction
-from crabd.store.base import Compacted, ModelCalled
+from crabd.store.record import Compacted, ModelCalled
 
 
 async def summarise(

@@ -14,7 +14,7 @@ from crabd.errors import CrabdError, StoreError
 from crabd.events import ErrorInfo
 from crabd.messages import StopReason, Usage, UserBlock
 from crabd.runtime.run import Run
-from crabd.store.base import MessageQueued
+from crabd.store.record import MessageQueued
 
 T = TypeVar("T")
 Disposition = Literal["started", "queued", "steered", "attached"]

@@ -12,7 +12,7 @@ from crabd.runtime.loop import CLOSING_SECONDS, shielded
 from crabd.runtime.recovery import leave_unanswered
 from crabd.runtime.session import Session
 from crabd.runtime.ticket import Ticket
-from crabd.store.base import RunClosed
+from crabd.store.record import RunClosed
 
 STOPPED = ErrorInfo(SHUTTING_DOWN, "shutting_down", "the daemon was stopped: send the message again")
 

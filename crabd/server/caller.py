@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from crabd.api.daemon import DaemonStatus, Reloaded, ShutdownStarted
+from crabd.api.daemon import DaemonStatus, Diagnosis, Reloaded, ShutdownStarted
 from crabd.runtime.broker import Subscriber
+from crabd.runtime.porting import Porting
+from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime
 from crabd.server.line import Line
 
@@ -13,12 +15,22 @@ from crabd.server.line import Line
 class Control(Protocol):
     """The daemon itself, as far as a client may steer it."""
 
+    porting: Porting
+
     def status(self) -> DaemonStatus:
         """Tell how the daemon is."""
         ...
 
     async def reload(self) -> Reloaded:
         """Read configuration and agents again; what cannot be taken stays as it was."""
+        ...
+
+    async def doctor(self, *, repair: bool) -> Diagnosis:
+        """Check the store and all around it; ``repair`` mends what can be mended with sessions in use."""
+        ...
+
+    def limits(self) -> Limits:
+        """Tell for how long, and how many, stored sessions are kept."""
         ...
 
     def shut_down(self, grace: float | None) -> ShutdownStarted:

@@ -12,7 +12,7 @@ from crabd.api.table import METHODS
 from crabd.errors import METHOD_NOT_FOUND, CrabdError
 from crabd.rpc.envelope import RpcError
 from crabd.server.caller import Caller
-from crabd.server.handlers import daemon, sessions, subscriptions
+from crabd.server.handlers import daemon, finding, porting, sessions, subscriptions
 
 HANDLERS: dict[str, Any] = {
     "initialize": daemon.initialize,
@@ -25,7 +25,8 @@ HANDLERS: dict[str, Any] = {
     "session/compact": sessions.compact,
     "session/close": sessions.close,
     "session/delete": sessions.delete,
-    "session/list": sessions.list_sessions,
+    "session/list": finding.list_sessions,
+    "session/search": finding.search,
     "session/get": sessions.get,
     "session/history": sessions.history,
     "session/subscribe": subscriptions.subscribe,
@@ -35,11 +36,15 @@ HANDLERS: dict[str, Any] = {
     "session/configure": sessions.configure,
     "session/usage": sessions.usage,
     "session/clear": sessions.clear,
+    "session/export": porting.export,
+    "session/import": porting.import_,
     "agent/list": daemon.list_agents,
     "model/list": daemon.list_models,
     "daemon/ping": daemon.ping,
     "daemon/status": daemon.status,
     "daemon/reload": daemon.reload,
+    "daemon/doctor": daemon.doctor,
+    "daemon/prune": daemon.prune,
     "daemon/shutdown": daemon.shutdown,
 }
 # Looked up with every request: how to read the parameters, and who answers.

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 
 from crabd.messages import utc_now
-from crabd.store.base import Deletion, still_known
 from crabd.store.disk import load_file, make_dir, replace_file_durably
-from crabd.store.record import is_sealed, seal
+from crabd.store.meta import Deletion, still_known
+from crabd.store.seal import is_sealed, seal
 
 # What a session's directory is called once it is deleted, before its id.
 DELETED_PREFIX = ".deleted-"

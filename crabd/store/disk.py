@@ -8,105 +8,25 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from zlib import crc32
 
 from crabd.errors import StoreError
 
 TEMP_PREFIX = ".tmp-"
+# Bytes read ahead of a line that is wanted: fewer calls for a long file, next to nothing for a short one.
+LINES_AT_ONCE = 128 * 1024
 # O_NONBLOCK means nothing to a file, and keeps a fifo of that name from holding the thread for ever.
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# What is left to runs that are going when a disk fills up: some of the largest rounds there are. On a small
+# disk it is a part of all.
+RESERVE = 16 * 1024 * 1024
+RESERVE_PART = 64
+# The unit of a file's blocks, whatever those of its disk are.
+BLOCK = 512
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-
-
-class JournalFile:
-    """The journal of one session, open for appending.
-
-    Only its first ``size`` bytes are acknowledged, and ``checksum`` is theirs. Not for two threads at once;
-    whoever opened it closes it.
-    """
-
-    def __init__(self, path: Path, checksum: int) -> None:
-        """Open the journal at ``path``, all of whose bytes are on the disk and have that CRC-32.
-
-        Raises:
-          OSError: it is gone, a link, or no regular file.
-        """
-        self._path = path
-        self._fd = open_file(path, os.O_RDWR | os.O_APPEND)
-        self._is_trusted = True
-        self.size = os.fstat(self._fd).st_size
-        self.checksum = checksum
-
-    def append(self, data: bytes) -> None:
-        """Put bytes behind the acknowledged ones; they are on the disk on return.
-
-        Raises:
-          OSError: none of them count, and the next append starts where this one did.
-          StoreError: as ``mend``.
-        """
-        self.mend()
-        try:
-            self._write(data)
-        except OSError:
-            self._take_back()
-            raise
-        self.size += len(data)
-        self.checksum = crc32(data, self.checksum)
-
-    def mend(self) -> None:
-        """Write the file anew if a failed sync has left it in doubt.
-
-        Raises:
-          OSError: it is still in doubt.
-          StoreError: ``damaged`` when its acknowledged bytes cannot be read back.
-        """
-        if not self._is_trusted:
-            self._rewrite()
-
-    def close(self) -> None:
-        """Give the file back. What counts is on the disk, so an error has nothing to tell."""
-        with suppress(OSError):
-            os.close(self._fd)
-
-    def _write(self, data: bytes) -> None:
-        write_all(self._fd, data)
-        try:
-            os.fdatasync(self._fd)
-        except OSError:
-            # The kernel now takes the pages for clean: syncing again would succeed and write nothing.
-            self._is_trusted = False
-            raise
-
-    def _take_back(self) -> None:
-        try:
-            os.ftruncate(self._fd, self.size)
-        except OSError:
-            self._is_trusted = False
-
-    def _rewrite(self) -> None:
-        """Move the acknowledged bytes to a new file, whose pages no failed sync has touched."""
-        kept = read_file(self._fd)[: self.size]
-        if len(kept) != self.size or crc32(kept) != self.checksum:
-            problem = f"{self._path} is not what was written, after a failed sync: check the disk"
-            raise StoreError("damaged", problem)
-        fresh = create_temp(self._path)
-        try:
-            write_all(fresh, kept)
-            os.fsync(fresh)
-            temp_path(self._path).replace(self._path)
-        except OSError:
-            os.close(fresh)
-            # On a full disk a half-made copy would keep the room that the next try needs.
-            temp_path(self._path).unlink(missing_ok=True)
-            raise
-        os.close(self._fd)
-        self._fd = fresh
-        sync_dir(self._path.parent)
-        self._is_trusted = True
 
 
 @contextmanager
@@ -219,24 +139,36 @@ def replace_file_durably(path: Path, data: bytes) -> None:
     sync_dir(path.parent)
 
 
-def load_file(path: Path) -> bytes:
-    """Read a small file whole.
+def load_file(path: Path, offset: int = 0) -> bytes:
+    """Read a file from ``offset`` to its end.
 
     Raises:
       OSError: as ``open_file``.
     """
     fd = open_file(path, os.O_RDONLY)
     try:
-        return read_file(fd)
+        return read_file(fd, offset)
     finally:
         os.close(fd)
 
 
-def read_file(fd: int) -> bytes:
-    """Read an open file from its beginning to its end."""
-    os.lseek(fd, 0, os.SEEK_SET)
+def read_file(fd: int, offset: int = 0) -> bytes:
+    """Read an open file from ``offset`` to its end."""
+    os.lseek(fd, offset, os.SEEK_SET)
     with os.fdopen(fd, "rb", buffering=0, closefd=False) as file:
         return file.readall()
+
+
+@contextmanager
+def open_lines(path: Path, offset: int = 0) -> Generator[Iterable[bytes]]:
+    """Give a file's lines from ``offset`` on, with their newlines, as they are asked for.
+
+    Raises:
+      OSError: as ``open_file``.
+    """
+    with os.fdopen(open_file(path, os.O_RDONLY), "rb", buffering=LINES_AT_ONCE) as file:
+        file.seek(offset)
+        yield file
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -244,6 +176,27 @@ def write_all(fd: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
+
+
+def disk_usage(directory: str) -> int:
+    """Measure what the files in a directory take on the disk, in bytes; 0 for one that has just gone."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
+        return sum(entry.stat(follow_symlinks=False).st_blocks * BLOCK for entry in entries)
+    return 0
+
+
+def require_room(path: Path) -> None:
+    """Make sure that the disk of ``path`` has more room left than is kept in reserve.
+
+    Raises:
+      OSError: it has not.
+    """
+    disk = os.statvfs(path)
+    left = disk.f_bavail * disk.f_frsize
+    reserve = min(RESERVE, disk.f_blocks * disk.f_frsize // RESERVE_PART)
+    if left < reserve:
+        reason = f"{left:,} bytes are left, and runs that are going may need them"
+        raise OSError(errno.ENOSPC, reason, str(path))
 
 
 def sync_dir(path: Path) -> None:

@@ -6,37 +6,22 @@ It keeps the promises of ``base.Store`` for as long as it lives, and knows no fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 
 import trio
 
 from crabd.errors import NotFound, StoreError
 from crabd.messages import utc_now
-from crabd.store.base import (
-    Created,
-    Damage,
-    Deletion,
-    Loaded,
-    Partial,
-    Record,
-    SessionLog,
-    SessionMeta,
-    Step,
-    Store,
-    advance,
-    begin_meta,
-    ignore,
-    note_deletion,
-    slug,
-    still_known,
-)
+from crabd.store.base import Damage, Loaded, Partial, SessionLog, Store, both, ignore
+from crabd.store.meta import Deletion, SessionMeta, add_up, advance, note_deletion, still_known
+from crabd.store.names import choose_number, slug
+from crabd.store.record import Created, Record, Step, check_log, rename_log
 
 
 class InMemoryStore(Store):
     """Sessions in memory. Their numbers count up from ``first_number`` over all of them."""
 
     def __init__(self, first_number: int = 1) -> None:
-        self._numbers = count(first_number)
+        self._largest = first_number - 1
         self._sessions: dict[str, InMemoryLog] = {}
         self._deletions: tuple[Deletion, ...] = ()
         self._notify: Callable[[str], None] = ignore
@@ -75,7 +60,7 @@ class InMemoryStore(Store):
         parent: str | None = None,
         request_key: str | None = None,
     ) -> Loaded:
-        session = f"{slug(agent)}_{slug(sender)}_{next(self._numbers)}"
+        session = self._choose_id(agent, sender)
         record = Created(
             session=session,
             agent=agent,
@@ -86,10 +71,18 @@ class InMemoryStore(Store):
             parent=parent,
             request_key=request_key,
         )
-        log = InMemoryLog(Step(1, utc_now(), record), lambda changed: self._notify(changed))
+        log = InMemoryLog((Step(1, utc_now(), record),), lambda changed: self._notify(changed))
         self._sessions[session] = log
         self._notify(session)
         return log.reopen()
+
+    async def restore(self, steps: Sequence[Step]) -> SessionMeta:
+        blank = check_log(steps)
+        session = self._choose_id(blank.agent, blank.sender, blank.session)
+        log = InMemoryLog(rename_log(steps, session), lambda changed: self._notify(changed))
+        self._sessions[session] = log
+        self._notify(session)
+        return log.meta
 
     async def load(self, session: str) -> Loaded:
         log = self._sessions.get(session)
@@ -99,14 +92,23 @@ class InMemoryStore(Store):
             raise StoreError("locked", "its log is open already: close it first", session=session)
         return log.reopen()
 
-    async def read(self, session: str, *, after: int = 0) -> tuple[Step, ...]:
+    async def read(self, session: str, *, after: int = 0, upto: int | None = None) -> tuple[Step, ...]:
         log = self._sessions.get(session)
         if log is None:
             raise NotFound("session", session)
-        return log.steps(after)
+        return log.steps(after, upto)
 
     def on_commit(self, notify: Callable[[str], None]) -> None:
-        self._notify = notify
+        self._notify = both(self._notify, notify)
+
+    async def sizes(self) -> dict[str, int]:
+        return {name: log.size for name, log in self._sessions.items()}
+
+    def check_room(self) -> None:
+        """Do nothing: nobody knows how much memory there is."""
+
+    async def save_catalogue(self) -> None:
+        pass
 
     async def delete(self, session: str, *, request_key: str | None = None) -> bool:
         log = self._sessions.pop(session, None)
@@ -122,13 +124,18 @@ class InMemoryStore(Store):
     def deletions(self) -> tuple[Deletion, ...]:
         return still_known(self._deletions, utc_now())
 
+    def _choose_id(self, agent: str, sender: str, wanted: str = "") -> str:
+        pair = f"{slug(agent)}_{slug(sender)}"
+        self._largest = choose_number(wanted, pair, self._largest)
+        return f"{pair}_{self._largest}"
+
 
 class InMemoryLog(SessionLog):
     """A log that is a list. Nothing in it waits, so all of an append happens at once."""
 
-    def __init__(self, first: Step, notify: Callable[[str], None] = ignore) -> None:
-        self._meta = begin_meta(first)
-        self._steps = [first]
+    def __init__(self, steps: Sequence[Step], notify: Callable[[str], None] = ignore) -> None:
+        self._meta = add_up(steps)
+        self._steps = list(steps)
         self._notify = notify
         self.is_open = False
 
@@ -145,9 +152,9 @@ class InMemoryLog(SessionLog):
         # Nobody counts what never leaves memory; a thousand bytes are what a step takes on a disk.
         return 1000 * len(self._steps)
 
-    def steps(self, after: int) -> tuple[Step, ...]:
-        """List the steps numbered above ``after``."""
-        return tuple(self._steps[after:])
+    def steps(self, after: int, upto: int | None) -> tuple[Step, ...]:
+        """List the steps numbered above ``after``, up to ``upto`` or to the end."""
+        return tuple(self._steps[after:upto])
 
     def reopen(self) -> Loaded:
         self.is_open = True

@@ -15,7 +15,7 @@ import msgspec
 from crabd.messages import AssistantBlock, TextBlock, ThinkingBlock
 from crabd.store.base import Partial
 from crabd.store.disk import create_file, load_file, open_file, write_all
-from crabd.store.record import is_sealed, seal
+from crabd.store.seal import is_sealed, seal
 
 PARTIAL = "partial.jsonl"
 

@@ -1,213 +1,178 @@
-"""The lines of a journal: a step as JSON with a version and a checksum, and back.
-
-A line is one flat object for ``jq``, and its last field is the checksum of all before it::
-
-    {"v":1,"n":12,"at":"2026-01-31T08:00:00Z","record":{"type":"cleared"},"crc":"89abcdef"}
-
-Records that were appended together also carry ``"append":[first,last]``, so that a reader can tell a write
-that a crash cut short from damage to what was acknowledged. Nothing here knows where the bytes are kept.
-"""
+"""What is kept: the records of a session's log, the only truth there is about it. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import get_args
-from zlib import crc32
+from typing import Literal, TypeAlias
 
-import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType, structs
 
-from crabd.store.base import Record, Step
-
-VERSION = 1
-_SEAL = b',"crc":"%08x"}'
-_SEAL_LENGTH = len(_SEAL % 0)
-_KNOWN_TYPES = frozenset(kind.__struct_config__.tag for kind in get_args(Record))
+from crabd.events import ErrorInfo
+from crabd.messages import Message, StopReason, Usage, UserBlock
 
 
-class Line(Struct, frozen=True, omit_defaults=True):
-    """A step as it is spelled in the journal. ``append`` is null when it was appended alone."""
+class Source(Struct, frozen=True):
+    """Where a session was before: its ``name`` there, a ``key`` that stays, a ``digest`` of all it had."""
 
-    v: int
+    name: str
+    key: str
+    digest: str
+
+
+class Created(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="created"):
+    """The first record of every log: who talks to whom, exactly as they spell themselves.
+
+    ``source`` is that of a session which another program began. ``request_key`` is here and elsewhere a
+    client's name for the request that a record carries out.
+    """
+
+    session: str
+    agent: str
+    sender: str
+    topic: str | None = None
+    description: str | None = None
+    cwd: str | None = None
+    parent: str | None = None
+    source: Source | None = None
+    request_key: str | None = None
+
+
+class Claimed(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="claimed"):
+    """A request for the identity's session, of this ``topic`` or of any, was given this one."""
+
+    request_key: str
+    topic: str | None = None
+
+
+class RunOpened(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="run_opened"):
+    run: str
+    request_key: str | None = None
+
+
+class MessageQueued(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="queued"):
+    """A message was accepted and waits: for its own run, or, with ``steer``, for a boundary of this one.
+
+    It joins the history with the ``MessageAdded`` that has the same run or steer. ``position`` is its place
+    in line as it was told, from 1, for a steering with a key; 0 for a message that was sent.
+    """
+
+    run: str
+    content: tuple[UserBlock, ...]
+    steer: str = ""
+    request_key: str | None = None
+    position: int = 0
+
+    @property
+    def id(self) -> str:
+        """What the meta's ``queued`` calls it."""
+        return self.steer or self.run
+
+
+class MessageAdded(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="message"):
+    """A message joined the history. Key and position are a steering's, which may not have been queued."""
+
+    run: str
+    message: Message
+    request_key: str | None = None
+    position: int = 0
+
+
+class ModelCalled(Struct, frozen=True, tag_field="type", tag="model_called"):
+    """One model call's usage. ``context_tokens`` is what the history now weighs, reply included."""
+
+    run: str
+    model: str
+    purpose: Literal["reply", "summary"]
+    usage: Usage
+    context_tokens: int
+    context_window: int | None
+
+
+class RunClosed(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="run_closed"):
+    """A run is over. One that was never opened was cancelled while its message waited."""
+
+    run: str
+    stop_reason: StopReason
+    seconds: float
+    usage: Usage
+    error: ErrorInfo | None = None
+
+
+class Compacted(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="compacted"):
+    """History up to and including step ``upto`` is replaced by ``summary``, save for the message ``goal``.
+
+    ``goal`` is the step of the first user message, kept word for word; null when there is none.
+    """
+
+    archive: str
+    summary: str
+    upto: int
+    goal: int | None
+    context_tokens: int
+    request_key: str | None = None
+    instructions: str | None = None
+
+
+class Cleared(Struct, frozen=True, tag_field="type", tag="cleared"):
+    """The model no longer sees what came before; the log still has it."""
+
+
+class Configured(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="configured"):
+    """Settings changed from here on; an unset field stays as it was, null returns it to its default."""
+
+    title: str | UnsetType = UNSET
+    model: str | None | UnsetType = UNSET
+    thinking: bool | None | UnsetType = UNSET
+    system_prompt: str | None | UnsetType = UNSET
+    cwd: str | None | UnsetType = UNSET
+    paused: bool | UnsetType = UNSET
+
+
+Record: TypeAlias = (
+    Created
+    | Claimed
+    | MessageQueued
+    | RunOpened
+    | MessageAdded
+    | ModelCalled
+    | RunClosed
+    | Compacted
+    | Cleared
+    | Configured
+)
+
+
+class Step(Struct, frozen=True):
+    """One durable record: the ``n``-th of its log, counted from 1."""
+
     n: int
     at: datetime
     record: Record
-    append: tuple[int, int] | None = None
 
 
-class BadLine(Exception):
-    """A line that cannot be believed. ``is_sealed`` says that its checksum holds: it is as it was written."""
-
-    def __init__(self, problem: str, *, is_sealed: bool) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.is_sealed = is_sealed
-
-
-class Scan(Struct, frozen=True):
-    """What a journal holds up to its end or its first problem.
-
-    ``steps`` are the records of whole appends and fill the first ``good_length`` bytes. A problem that
-    ``is_torn`` is what a write leaves when it is cut short: nothing good follows it.
-    """
-
-    steps: tuple[Step, ...]
-    good_length: int
-    problem: str | None = None
-    is_torn: bool = False
-
-
-class _Tag(Struct, frozen=True):
-    type: str
-
-
-class _Version(Struct, frozen=True):
-    """What every line has, whatever crabd wrote it."""
-
-    v: int
-
-
-class _Outline(Struct, frozen=True):
-    """What every line of this version has, whatever its record."""
-
-    record: _Tag
-
-
-_encode = msgspec.json.Encoder().encode
-_decode_line = msgspec.json.Decoder(Line).decode
-_decode_steps = msgspec.json.Decoder(Step).decode_lines
-_decode_version = msgspec.json.Decoder(_Version).decode
-_decode_outline = msgspec.json.Decoder(_Outline).decode
-
-
-def encode_append(steps: Sequence[Step]) -> bytes:
-    """Spell the steps of one append as whole lines, and make sure that they can be read back.
+def check_log(steps: Sequence[Step]) -> Created:
+    """Make sure that steps are a log, numbered from 1 without a gap and begun by its one ``Created``.
 
     Raises:
-      ValueError: a record holds what its type does not allow, or text that is no Unicode.
+      ValueError: they are not.
     """
-    append = (steps[0].n, steps[-1].n) if len(steps) > 1 else None
-    return b"".join(encode_step(step, append=append) for step in steps)
+    for n, step in enumerate(steps, 1):
+        if step.n != n or isinstance(step.record, Created) is not (n == 1):
+            raise ValueError(f"step {step.n}, {type(step.record).__name__}, is no step {n} of a log")
+    if not steps or not isinstance(steps[0].record, Created):
+        raise ValueError("it has no steps")
+    return steps[0].record
 
 
-def encode_step(step: Step, *, append: tuple[int, int] | None = None) -> bytes:
-    """Spell one step as a line with its newline; ``append`` is the first and last of those written with it.
-
-    Raises:
-      ValueError: as ``encode_append``.
-    """
-    line = seal(_encode(Line(VERSION, step.n, step.at, step.record, append)))
-    try:
-        # Structs do not check what they are given. A wrong value must fail here, where it does no harm:
-        # once it is on disk its session could never be loaded again.
-        decode_line(line, step.n)
-    except BadLine as bad:
-        raise ValueError(f"record {step.n} cannot be kept: {bad.problem}") from bad
-    return line + b"\n"
+def rename_log(steps: Sequence[Step], session: str) -> tuple[Step, ...]:
+    """Give a log that ``check_log`` has passed another session's id."""
+    first = structs.replace(steps[0], record=structs.replace(steps[0].record, session=session))
+    return (first, *steps[1:])
 
 
-def decode_line(line: bytes, expected_n: int) -> Step:
-    """Read one line, without its newline, as the step of that number.
-
-    Raises:
-      BadLine: wrong checksum or number, a newer crabd's version or record type, or no record at all.
-    """
-    return _to_step(_open(line), expected_n)
-
-
-def scan(data: bytes) -> Scan:
-    """Read a whole journal as far as it can be believed. Never raises, whatever the bytes are."""
-    lines = data.split(b"\n")
-    rest = lines.pop()
-    steps: list[Step] = []
-    offset = good_length = whole = 0
-    for index, text in enumerate(lines):
-        number = index + 1
-        try:
-            line = _open(text)
-            steps.append(_to_step(line, number))
-        except BadLine as bad:
-            is_torn = not bad.is_sealed and _is_end(lines[index + 1 :], number)
-            return Scan(
-                tuple(steps[:whole]), good_length, f"record {number} at byte {offset}: {bad.problem}", is_torn
-            )
-        offset += len(text) + 1
-        if line.append is None or line.append[1] == number:
-            good_length, whole = offset, number
-    if rest or whole < len(steps):
-        return Scan(
-            tuple(steps[:whole]), good_length, f"the last write, at byte {good_length}, is cut short", True
-        )
-    return Scan(tuple(steps), good_length)
-
-
-def read_trusted(data: bytes) -> tuple[Step, ...]:
-    """Read a journal whose bytes are known to be as ``encode_append`` spelled them; nothing else is checked.
-
-    Raises:
-      msgspec.DecodeError: a newer crabd spelled them.
-    """
-    return tuple(_decode_steps(data))
-
-
-def seal(document: bytes) -> bytes:
-    """Give a JSON object its checksum as a last field."""
-    body = document[:-1]
-    return body + _SEAL % crc32(body)
-
-
-def is_sealed(document: bytes) -> bool:
-    """Tell whether a JSON object ends in the checksum of what comes before it."""
-    return document[-_SEAL_LENGTH:] == _SEAL % crc32(document[:-_SEAL_LENGTH])
-
-
-def _open(text: bytes) -> Line:
-    if not is_sealed(text):
-        raise BadLine("its checksum does not match", is_sealed=False)
-    try:
-        line = _decode_line(text)
-    except msgspec.DecodeError as exc:
-        raise BadLine(_explain(text, exc), is_sealed=True) from exc
-    if line.v != VERSION:
-        raise BadLine(_newer(f"format {line.v}"), is_sealed=True)
-    return line
-
-
-def _to_step(line: Line, expected_n: int) -> Step:
-    if line.n != expected_n:
-        raise BadLine(f"its number is {line.n}, not {expected_n}", is_sealed=True)
-    return Step(line.n, line.at, line.record)
-
-
-def _explain(text: bytes, exc: msgspec.DecodeError) -> str:
-    try:
-        version = _decode_version(text).v
-        if version != VERSION:
-            return _newer(f"format {version}")
-        kind = _decode_outline(text).record.type
-    except msgspec.DecodeError:
-        return f"it is no record: {exc}"
-    if kind not in _KNOWN_TYPES:
-        return _newer(f"record type {kind!r}")
-    return f"it is no valid record: {exc}"
-
-
-def _newer(what: str) -> str:
-    return f"a newer crabd wrote it ({what}) and can read it"
-
-
-def _is_end(later: list[bytes], number: int) -> bool:
-    """Tell whether all good lines after the bad one of that number were being written together with it.
-
-    The blocks of one long write reach the disk in any order, so its end may be there without its beginning.
-    """
-    return all(_is_part(text, number) for text in later if is_sealed(text))
-
-
-def _is_part(text: bytes, number: int) -> bool:
-    try:
-        line = _open(text)
-    except BadLine:
-        return False
-    return line.append is not None and line.append[0] <= number <= line.append[1]
+def run_number(run: str) -> int:
+    """Find the number in a run's id; 0 for one that is not spelled as ours are."""
+    found = re.fullmatch(r"r([1-9][0-9]{0,15})", run)
+    return int(found[1]) if found else 0

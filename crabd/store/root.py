@@ -1,10 +1,10 @@
 """The directory that one daemon holds: its lock, the sessions in it, and the numbers they have used up.
 
+How a session is kept in its own directory is its layout's business.
+
     <root>/lock                               held with flock as long as the store is open; never removed
     <root>/numbers.json                       the largest number of each pair of slugs that was ever deleted
-    <root>/sessions/<id>/journal.jsonl        the records, the only truth
-    <root>/sessions/<id>/meta.json            what they add up to
-    <root>/sessions/<id>/journal.torn-<n>     tails that were cut off
+    <root>/sessions/<id>/                     a session
     <root>/sessions/.new-<id>, .deleted-<id>  sessions on their way in and out, swept by the next start
     <root>/sessions/.deleted-<id>/deletion.json  stays a day, where a request key leads to it
 
@@ -16,42 +16,35 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from zlib import crc32
 
 import msgspec
 from msgspec import Struct, structs
 
 from crabd.errors import StoreError
 from crabd.messages import clean_text, utc_now
-from crabd.store.base import (
-    Created,
-    Damage,
-    Deletion,
-    Partial,
-    Step,
-    begin_meta,
-    is_session_id,
-    slug,
-    still_known,
-)
+from crabd.store.base import Damage
 from crabd.store.deletion import DELETED_PREFIX, read_note, sweep, write_note
 from crabd.store.disk import (
-    JournalFile,
+    disk_usage,
     load_file,
     make_dir,
     open_lock,
     replace_file_durably,
-    save_new_file,
+    require_room,
     sync_dir,
     temp_path,
 )
-from crabd.store.partial import read_partial
-from crabd.store.record import encode_step, is_sealed, scan, seal
-from crabd.store.recovery import ADVICE, JOURNAL, Found, examine, read_whole, save_meta
+from crabd.store.layout import Found, Layout, Opened, SessionFiles, guess_meta
+from crabd.store.meta import Deletion, SessionMeta, add_up, begin_meta, still_known
+from crabd.store.names import choose_number, is_session_id, slug
+from crabd.store.record import Created, Step, check_log, rename_log
+from crabd.store.seal import is_sealed, newer, seal
 
 NUMBERS = "numbers.json"
+NUMBERS_VERSION = 1
 NEW_PREFIX = ".new-"
 
 
@@ -62,30 +55,30 @@ class Survey(Struct, frozen=True):
     notes: tuple[Damage, ...]
 
 
-class Opened(Struct, frozen=True):
-    """A session's finding; its journal and steps, unless the finding has a problem."""
-
-    found: Found
-    file: JournalFile | None = None
-    steps: tuple[Step, ...] = ()
-    partial: Partial | None = None
-
-
 class Numbers(Struct, frozen=True):
     """``numbers.json``."""
 
     deleted: dict[str, int]
+    v: int = NUMBERS_VERSION
+
+
+class _Version(Struct, frozen=True):
+    """What every ``numbers.json`` tells, whatever crabd wrote it."""
+
+    v: int = NUMBERS_VERSION
 
 
 _encode = msgspec.json.Encoder().encode
 _decode_numbers = msgspec.json.Decoder(Numbers).decode
+_decode_version = msgspec.json.Decoder(_Version).decode
 
 
 class StoreRoot:
     """The root of a store, ours alone between ``take`` and ``release``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         self._path = path
+        self._layout = layout
         self._sessions = path / "sessions"
         self._lock: int | None = None
         self._largest: dict[str, int] = {}
@@ -105,13 +98,13 @@ class StoreRoot:
         """Make the directories, lock them, and look at all that is there.
 
         Raises:
-          StoreError: ``locked``, naming the holder.
+          StoreError: ``locked``, naming the holder; ``io`` when a session is kept in another layout.
           OSError: the disk fails.
         """
         for path in (self._path, self._sessions):
             path.mkdir(0o700, parents=True, exist_ok=True)
             path.chmod(0o700)
-        lock = _take_lock(self._path / "lock")
+        lock = take_lock(self._path / "lock")
         try:
             # A name that an earlier life made is not to be relied on before it is synced.
             for path in (self._sessions, self._path, self._path.parent):
@@ -123,62 +116,77 @@ class StoreRoot:
         self._lock = lock
         return survey
 
+    def save_catalogue(self) -> None:
+        """Write down what all metas say, for the next start. Losing it costs time, not data.
+
+        Raises:
+          OSError: the old one is still there.
+        """
+        self._layout.save_catalogue(self._path, self._sessions)
+
     def release(self) -> None:
         """Let another process take the root. A second call does nothing."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def create(self, blank: Created) -> tuple[Step, JournalFile]:
+    def create(self, blank: Created) -> tuple[Step, SessionFiles]:
         """Make a session of that first record, under an id that was never used; it is durable on return.
 
         Raises:
           OSError: there is no new session.
         """
+        session = self._choose_id(blank)
+        first = Step(1, utc_now(), structs.replace(blank, session=session))
+        files = self._build(session, (first,))
+        self._note_number(session)
+        with suppress(OSError):
+            files.save_meta(begin_meta(first))
+        return first, files
+
+    def restore(self, steps: Sequence[Step]) -> SessionMeta:
+        """Make a session of a whole log, under the id it names if that may be; it is durable on return.
+
+        Raises:
+          OSError, ValueError: there is no new session.
+        """
+        session = self._choose_id(check_log(steps))
+        steps = rename_log(steps, session)
+        meta = add_up(steps)
+        self._build(session, steps).close()
+        self._note_number(session)
+        # It has all it needs; that spares the next start from reading it.
+        with suppress(OSError):
+            self._layout.examine(self.home(session))
+        return meta
+
+    def _choose_id(self, blank: Created) -> str:
         pair = f"{slug(blank.agent)}_{slug(blank.sender)}"
-        number = self._largest.get(pair, 0) + 1
+        number = choose_number(blank.session, pair, self._largest.get(pair, 0))
         while os.path.lexists(self.home(f"{pair}_{number}")):
             number += 1
-        session = f"{pair}_{number}"
-        first = Step(1, utc_now(), structs.replace(blank, session=session))
-        file = self._build(session, encode_step(first))
+        return f"{pair}_{number}"
+
+    def _note_number(self, session: str) -> None:
+        pair, number = _split(session)
         self._largest[pair] = number
-        with suppress(OSError):
-            save_meta(self.home(session), begin_meta(first), file.size, file.checksum)
-        return first, file
 
     def load(self, session: str) -> Opened:
-        """Open a session's journal and read all of it.
+        """Open a session's files and read what is needed of them.
 
         Raises:
           OSError: the disk fails.
         """
-        found = examine(self.home(session))
-        if found.problem:
-            return Opened(found)
-        path = self.home(session) / JOURNAL
-        data = load_file(path)
-        checksum = crc32(data)
-        try:
-            steps, meta = read_whole(data, checksum, found, session)
-        except ValueError as exc:
-            return Opened(structs.replace(found, problem=f"{path}: {exc}: {ADVICE}"))
-        file = JournalFile(path, checksum)
-        partial = read_partial(self.home(session)) if meta.open_run is not None else None
-        return Opened(structs.replace(found, meta=meta), file, steps, partial)
+        return self._layout.load(self.home(session))
 
-    def read(self, session: str, size: int | None, after: int) -> tuple[Step, ...]:
-        """Read the steps above ``after`` from the first ``size`` bytes of a journal, or from all of it.
+    def read(self, session: str, after: int, upto: int | None) -> tuple[Step, ...]:
+        """Read the steps above ``after``, up to ``upto`` or to the end.
 
         Raises:
           OSError: the disk fails.
           StoreError: ``damaged``.
         """
-        path = self.home(session) / JOURNAL
-        result = scan(load_file(path)[:size])
-        if result.problem:
-            raise StoreError("damaged", f"{path}: {result.problem}: {ADVICE}", session=session)
-        return tuple(step for step in result.steps if step.n > after)
+        return self._layout.read(self.home(session), after, upto)
 
     def remove(self, session: str, deletion: Deletion | None) -> None:
         """Delete a session; it is gone for good on return. May be tried again after it has failed.
@@ -188,12 +196,7 @@ class StoreRoot:
         Raises:
           OSError: some of it may be gone.
         """
-        pair, number = _split(session)
-        if number == self._largest[pair]:
-            # The directories no longer tell that this number was used.
-            self._deleted[pair] = number
-            document = seal(_encode(Numbers(self._deleted)))
-            replace_file_durably(self._path / NUMBERS, document + b"\n")
+        self._keep_number(session)
         home, dying = self.home(session), self._dying(session)
         if deletion is not None:
             # An earlier try may have moved it already.
@@ -204,6 +207,42 @@ class StoreRoot:
         if deletion is not None:
             self._note(deletion)
         sweep(dying, keeps_note=deletion is not None)
+
+    def sizes(self) -> dict[str, int]:
+        """Measure what each session takes on the disk, in bytes.
+
+        Raises:
+          OSError: the disk fails.
+        """
+        with os.scandir(self._sessions) as entries:
+            return {entry.name: disk_usage(entry.path) for entry in entries if is_session_id(entry.name)}
+
+    def check_room(self) -> None:
+        """Make sure that the disk has room for more than what is going on already.
+
+        Raises:
+          OSError: it has not, or does not answer.
+        """
+        require_room(self._sessions)
+
+    def look_again(self, session: str) -> Found | None:
+        """Find out what others have made of a session; null if they have moved it away.
+
+        Raises:
+          OSError: the disk fails.
+        """
+        if os.path.lexists(self.home(session)):
+            return self._examine(self.home(session))
+        self._keep_number(session)
+        return None
+
+    def _keep_number(self, session: str) -> None:
+        """Remember a number that the directories no longer tell to be used."""
+        pair, number = _split(session)
+        if number == self._largest[pair]:
+            self._deleted[pair] = number
+            document = seal(_encode(Numbers(self._deleted)))
+            replace_file_durably(self._path / NUMBERS, document + b"\n")
 
     def _dying(self, session: str) -> Path:
         return self._sessions / (DELETED_PREFIX + session)
@@ -219,23 +258,31 @@ class StoreRoot:
                 with suppress(OSError):
                     sweep(self._dying(old.session))
 
-    def _build(self, session: str, journal: bytes) -> JournalFile:
+    def _build(self, session: str, steps: Sequence[Step]) -> SessionFiles:
         """Make a session aside, where the next start sweeps it, and move it in place when it is durable."""
         making = self._sessions / (NEW_PREFIX + session)
         home = self.home(session)
         shutil.rmtree(making, ignore_errors=True)
         try:
             make_dir(making)
-            save_new_file(making / JOURNAL, journal)
+            self._layout.fill(making, steps)
             sync_dir(making)
             making.rename(home)
             sync_dir(self._sessions)
-            return JournalFile(home / JOURNAL, crc32(journal))
+            return self._layout.open(home, steps)
         except BaseException:
+            # What cannot be taken back now is left aside.
             with suppress(OSError):
-                home.rename(making)
-            shutil.rmtree(making, ignore_errors=True)
+                self._take_back(home, making)
             raise
+
+    def _take_back(self, home: Path, making: Path) -> None:
+        """Remove a session that could not be made, out of its place first."""
+        with suppress(FileNotFoundError):
+            home.rename(making)
+            # Before that is safe, a power cut could leave an empty session in its place.
+            sync_dir(self._sessions)
+        shutil.rmtree(making, ignore_errors=True)
 
     def _survey(self) -> Survey:
         notes: list[Damage] = []
@@ -244,23 +291,37 @@ class StoreRoot:
         temp_path(self._path / NUMBERS).unlink(missing_ok=True)
         self._deleted = self._load_numbers(notes)
         self._largest = dict(self._deleted)
+        self._layout.read_catalogue(self._path)
         with os.scandir(self._sessions) as entries:
             for entry in entries:
                 if is_session_id(entry.name):
                     # Whatever it is, its number is taken.
                     pair, number = _split(entry.name)
                     self._largest[pair] = max(number, self._largest.get(pair, 0))
+                known = self._layout.recall(entry)
+                if known is not None:
+                    sessions[entry.name] = known
+                    continue
                 match _look_at(entry):
                     case str(odd):
                         notes.append(Damage(clean_text(entry.name), f"{clean_text(entry.path)} {odd}"))
                     case Deletion() as deletion:
                         deletions.append(deletion)
                     case None if is_session_id(entry.name):
-                        sessions[entry.name] = _examine(Path(entry.path))
+                        sessions[entry.name] = self._examine(Path(entry.path))
                     case None:
                         pass
         self.deletions = still_known(sorted(deletions, key=lambda deletion: deletion.at), utc_now())
         return Survey(sessions, tuple(notes))
+
+    def _examine(self, home: Path) -> Found:
+        try:
+            return self._layout.examine(home)
+        except OSError as exc:
+            meta = None
+            with suppress(OSError):
+                meta = guess_meta(home)
+            return Found(meta, f"{exc.filename or home} cannot be read: {exc.strerror}")
 
     def _load_numbers(self, notes: list[Damage]) -> dict[str, int]:
         path = self._path / NUMBERS
@@ -270,6 +331,9 @@ class StoreRoot:
             return {}
         with suppress(msgspec.DecodeError):
             if is_sealed(document):
+                version = _decode_version(document).v
+                if version != NUMBERS_VERSION:
+                    raise StoreError("io", f"{path}: {newer(f'format {version}')}: start that one")
                 return _decode_numbers(document).deleted
         aside = path.with_suffix(".damaged")
         path.replace(aside)
@@ -279,7 +343,13 @@ class StoreRoot:
         return {}
 
 
-def _take_lock(path: Path) -> int:
+def take_lock(path: Path) -> int:
+    """Lock a store by its file ``path``; whoever closes the descriptor gives it back.
+
+    Raises:
+      StoreError: ``locked``, naming the holder.
+      OSError: the file cannot be made.
+    """
     fd = open_lock(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -311,13 +381,6 @@ def _look_at(entry: os.DirEntry[str]) -> str | Deletion | None:
     if not is_session_id(entry.name) or not entry.is_dir():
         return "is no session and was left alone: move it elsewhere"
     return None
-
-
-def _examine(home: Path) -> Found:
-    try:
-        return examine(home)
-    except OSError as exc:
-        return Found(None, f"{exc.filename or home} cannot be read: {exc.strerror}")
 
 
 def _split(session: str) -> tuple[str, int]:

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from crabd.store.base import Record, Step
-from crabd.store.journal import JournalStore
+from crabd.store.journal.store import JournalStore
+from crabd.store.record import Record, Step
 from tests.bench.links import Bench, Link, bench_at, results, seconds, sends
 from tests.bench.measure import Report, Samples, turns
 from tests.e2e.daemon import Home, start_daemon

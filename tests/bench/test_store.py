@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
@@ -12,9 +13,10 @@ import msgspec
 import pytest
 import trio
 
-from crabd.store.base import SessionLog, Step
-from crabd.store.journal import JournalStore
-from crabd.store.record import Line, encode_append
+from crabd.store.base import SessionLog
+from crabd.store.journal.line import Line, encode_append
+from crabd.store.journal.store import JournalStore
+from crabd.store.record import Compacted, Step
 from tests.bench.measure import Report, Samples, turns
 from tests.store.samples import AT, a_turn
 
@@ -22,7 +24,12 @@ WORDS = "the quick brown fox jumps over the lazy dog " * 6
 RECORDS = a_turn(WORDS)
 # Against a write and a sync in a thread, which anything in an event loop has to pay: measured 1.2 on a disk,
 # and more where syncing costs nothing, as on a tmpfs.
-MOST_APPEND = 4.0
+TARGET_APPEND, MOST_APPEND = 1.5, 4.0
+# Sessions that append at the same time, against one alone.
+CROWD = 64
+TARGET_CROWD, LEAST_CROWD = 2.0, 1.2
+# Of two sessions that are alike behind their last boundary: the one with 10,000 records before it.
+TARGET_TAIL, MOST_TAIL = 1.5, 4.0
 # Its checksum and its files included: measured 1.2.
 TARGET_LOAD, MOST_LOAD = 1.5, 3.0
 
@@ -72,8 +79,9 @@ async def test_an_append_costs_little_more_than_its_sync(tmp_path: Path, report:
     bare.close()
     await store.aclose()
 
+    ratio = samples.ratio("JournalLog.append", "the same in a thread")
     report(
-        "durable append of one run's records",
+        f"durable append of a run's records\n  target ≤ {TARGET_APPEND} × the same in a thread, got {ratio}",
         ("way", "ms", "× bare", "× in a thread"),
         [
             (
@@ -85,7 +93,36 @@ async def test_an_append_costs_little_more_than_its_sync(tmp_path: Path, report:
             for name in variants
         ],
     )
-    assert samples.ratio("JournalLog.append", "the same in a thread").middle <= MOST_APPEND
+    assert ratio.middle <= MOST_APPEND
+
+
+async def append_at_once(logs: Sequence[SessionLog], times: int) -> float:
+    """Have each log appended to so many times, all at once; returns the appends per second."""
+    start = perf_counter()
+    async with trio.open_nursery() as nursery:
+        for log in logs:
+            nursery.start_soon(seconds_each, times, partial(log.append, RECORDS))
+    return len(logs) * times / (perf_counter() - start)
+
+
+@pytest.mark.bench
+async def test_many_sessions_commit_more_than_one_does(tmp_path: Path, report: Report) -> None:
+    store = JournalStore(tmp_path)
+    await store.open()
+    logs = [(await store.create("crab", f"user {number}")).log for number in range(CROWD)]
+    samples = Samples()
+    for name in turns(["one", "all"], 15):
+        rate = await append_at_once(logs[:1], 100) if name == "one" else await append_at_once(logs, 10)
+        samples.add(name, rate)
+    await store.aclose()
+
+    ratio = samples.ratio("all", "one")
+    report(
+        f"durable commits of {CROWD} sessions at once\n  target ≥ {TARGET_CROWD} × those of one, got {ratio}",
+        ("sessions", "commits/s"),
+        [("1", f"{samples.median('one'):.0f}"), (str(CROWD), f"{samples.median('all'):.0f}")],
+    )
+    assert ratio.middle >= LEAST_CROWD
 
 
 async def fill(log: SessionLog, count: int) -> None:
@@ -131,3 +168,32 @@ async def test_a_long_session_loads_in_a_few_times_the_reading_of_its_lines(
         ],
     )
     assert ratio.middle <= MOST_LOAD
+
+
+@pytest.mark.bench
+async def test_what_lies_before_a_boundary_costs_nothing_to_load(tmp_path: Path, report: Report) -> None:
+    store = JournalStore(tmp_path)
+    await store.open()
+    sessions: dict[str, str] = {}
+    for which, count in (("10,000 records before it", 10_000), ("10 records before it", 10)):
+        log = (await store.create("crab", "user")).log
+        await fill(log, count)
+        await log.append([Compacted("archive", WORDS, log.meta.steps, 3, 100), *RECORDS * 20])
+        await log.aclose()
+        sessions[which] = log.meta.id
+    samples = Samples()
+    for which in turns(list(sessions), 40):
+        start = perf_counter()
+        loaded = await store.load(sessions[which])
+        samples.add(which, perf_counter() - start)
+        assert len(loaded.steps) == 101
+        await loaded.log.aclose()
+    await store.aclose()
+
+    ratio = samples.ratio(*sessions)
+    report(
+        f"load of 100 records behind a compaction\n  target ≤ {TARGET_TAIL} × one with few, got {ratio}",
+        ("session", "ms"),
+        [(which, f"{samples.median(which) * 1e3:.2f}") for which in sessions],
+    )
+    assert ratio.middle <= MOST_TAIL

@@ -14,27 +14,23 @@ from hypothesis import given, settings
 
 from crabd.errors import NotFound, StoreError
 from crabd.messages import utc_now
-from crabd.store.base import (
+from crabd.store.base import Store
+from crabd.store.inmemory import InMemoryStore
+from crabd.store.meta import (
     KEY_AGE,
     MAX_KEYS,
     Claim,
-    Claimed,
-    Cleared,
-    Created,
     Deletion,
-    Record,
-    RunOpened,
     SessionMeta,
-    Step,
-    Store,
     advance,
     begin_meta,
-    is_session_id,
     note_deletion,
     still_known,
+    tail_of,
 )
-from crabd.store.inmemory import InMemoryStore
-from crabd.store.journal import JournalStore
+from crabd.store.names import is_session_id
+from crabd.store.record import Claimed, Cleared, Created, Record, RunOpened, Step
+from tests.faults.backends import BACKENDS
 from tests.store.samples import a_turn, appends, said
 
 # Gives a store that has what the last one had when it was closed.
@@ -57,13 +53,13 @@ HOSTILE_IDS = [
 
 
 def backend(name: str, root: Path) -> MakeStore:
-    if name == "journal":
-        return lambda: JournalStore(root)
+    if name in BACKENDS:
+        return lambda: BACKENDS[name].make(root)
     kept = InMemoryStore()
     return lambda: kept
 
 
-@pytest.fixture(params=["journal", "memory"])
+@pytest.fixture(params=[*BACKENDS, "memory"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     return backend(str(request.param), tmp_path / "store")
 
@@ -251,11 +247,25 @@ async def test_a_log_can_be_read_from_any_step_while_it_is_open_and_after(store:
 
     assert await store.read(session) == steps
     assert await store.read(session, after=2) == steps[2:]
+    assert await store.read(session, after=1, upto=3) == steps[1:3]
     assert await store.read(session, after=steps[-1].n) == ()
+    assert await store.read(session, after=3, upto=2) == ()
     await loaded.log.aclose()
     assert await store.read(session, after=1) == steps[1:]
     with pytest.raises(NotFound):
         await store.read("crab_user_99")
+
+
+async def test_each_session_has_a_size_that_grows_with_it(store: Store) -> None:
+    small = (await store.create("a", "b")).log
+    large = (await store.create("a", "c")).log
+    await large.append([said("x" * 20_000)] * 10)
+
+    sizes = await store.sizes()
+
+    assert sizes.keys() == {small.meta.id, large.meta.id}
+    assert 0 < sizes[small.meta.id] < sizes[large.meta.id]
+    store.check_room()
 
 
 async def test_who_listens_hears_of_each_commit_and_of_the_deletion(store: Store) -> None:
@@ -500,7 +510,7 @@ async def test_an_id_that_is_none_is_not_found(store: Store, session: str) -> No
     assert caught.value.name == session
 
 
-@pytest.mark.parametrize("name", ["journal", "memory"])
+@pytest.mark.parametrize("name", [*BACKENDS, "memory"])
 @given(appends=appends)
 @settings(max_examples=40, deadline=None)
 async def test_any_log_reads_back_as_it_was_written(
@@ -521,8 +531,10 @@ async def test_any_log_reads_back_as_it_was_written(
 
     loaded = await store.load(meta.id)
     assert found == ()
-    assert loaded.steps == steps
+    assert loaded.steps == steps[loaded.steps[0].n - 1 :]
+    assert loaded.steps[0].n <= max(1, tail_of(steps, meta).first)
     assert loaded.log.meta == meta == fold(steps)
+    assert await store.read(meta.id) == steps
     await store.aclose()
 
 

@@ -36,6 +36,8 @@ VALID: dict[str, object] = {
     "agent": "crab",
     "client": {"name": "test"},
     "content": "hello",
+    "path": "/nowhere",
+    "query": "word",
     "session": "crab_user_1",
 }
 

@@ -1,6 +1,6 @@
 """A process that appends to one session and says on its standard output what was acknowledged.
 
-Usage: python -m tests.faults.appender ROOT COUNT TEXT_LENGTH
+Usage: python -m tests.faults.appender BACKEND ROOT COUNT TEXT_LENGTH
 
 A line is ``ready STEPS``, ``acked FIRST LAST``, ``failed KIND`` or ``locked PROBLEM``.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 import trio
 
 from crabd.errors import StoreError
-from crabd.store.base import Cleared, Loaded, Record
-from crabd.store.journal import JournalStore
+from crabd.store.base import Loaded, Store
+from crabd.store.record import Cleared, Record
+from tests.faults.backends import BACKENDS
 from tests.store.samples import said
 
 
@@ -24,13 +25,13 @@ def tell(*words: object) -> None:
     sys.stdout.flush()
 
 
-async def open_session(store: JournalStore) -> Loaded:
+async def open_session(store: Store) -> Loaded:
     metas = store.metas()
     return await store.load(metas[0].id) if metas else await store.create("a", "b")
 
 
-async def main(root: str, count: int, length: int) -> None:
-    store = JournalStore(Path(root))
+async def main(backend: str, root: str, count: int, length: int) -> None:
+    store = BACKENDS[backend].make(Path(root))
     try:
         await store.open()
         log = (await open_session(store)).log
@@ -52,4 +53,4 @@ async def main(root: str, count: int, length: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    trio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -1,6 +1,6 @@
 """A process that deletes the one session of a store by a request key, and says so on its standard output.
 
-Usage: python -m tests.faults.deleter ROOT
+Usage: python -m tests.faults.deleter BACKEND ROOT
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import trio
 
-from crabd.store.journal import JournalStore
+from tests.faults.backends import BACKENDS
 
 
-async def main(root: str) -> None:
-    store = JournalStore(Path(root))
+async def main(backend: str, root: str) -> None:
+    store = BACKENDS[backend].make(Path(root))
     await store.open()
     (meta,) = store.metas()
     sys.stdout.write("ready\n")
@@ -26,4 +26,4 @@ async def main(root: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1])
+    trio.run(main, sys.argv[1], sys.argv[2])

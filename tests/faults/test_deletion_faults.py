@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from crabd.store.journal import JournalStore
+from tests.faults.backends import BACKENDS
 from tests.store.samples import a_turn
 
 PROJECT = Path(__file__).parents[2]
@@ -30,16 +30,16 @@ def can_trace() -> None:
         pytest.skip("strace may not trace here")
 
 
-async def make_session(root: Path) -> None:
-    store = JournalStore(root)
+async def make_session(backend: str, root: Path) -> None:
+    store = BACKENDS[backend].make(root)
     await store.open()
     await (await store.create("a", "b")).log.append(a_turn())
     await store.aclose()
 
 
-async def delete(root: Path, *options: str) -> str:
+async def delete(backend: str, root: Path, *options: str) -> str:
     """Delete the session in a process under strace; returns what it said."""
-    deleter = [sys.executable, "-m", "tests.faults.deleter", str(root)]
+    deleter = [sys.executable, "-m", "tests.faults.deleter", backend, str(root)]
     with trio.fail_after(SECONDS):
         done = await trio.run_process(
             ["strace", "-f", "-qq", *options, *deleter],
@@ -66,9 +66,9 @@ def moments_of(trace: str) -> list[tuple[str, int]]:
     return moments
 
 
-async def find(root: Path) -> tuple[str, str]:
+async def find(backend: str, root: Path) -> tuple[str, str]:
     """Look what the next start finds: the ids of sessions, and those of remembered deletions by their key."""
-    store = JournalStore(root)
+    store = BACKENDS[backend].make(root)
     assert await store.open() == ()
     sessions = [meta.id for meta in store.metas()]
     for session in sessions:
@@ -78,21 +78,22 @@ async def find(root: Path) -> tuple[str, str]:
     return " ".join(sessions), " ".join(remembered)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("fault", ["signal=KILL", "error=EIO"])
 async def test_a_deletion_that_is_cut_short_anywhere_is_whole_or_was_not_begun(
-    tmp_path: Path, fault: str
+    tmp_path: Path, fault: str, backend: str
 ) -> None:
     there, gone = ("a_b_1", ""), ("", "a_b_1 by k")
     trace = tmp_path / "trace"
-    await make_session(tmp_path / "unharmed")
-    await delete(tmp_path / "unharmed", "-o", str(trace), "-e", f"trace={','.join(CALLS)},{TELLING}")
+    await make_session(backend, tmp_path / "unharmed")
+    await delete(backend, tmp_path / "unharmed", "-o", str(trace), "-e", f"trace={','.join(CALLS)},{TELLING}")
     found: list[tuple[str, str]] = []
 
     for call, number in moments_of(trace.read_text()):
         root = tmp_path / f"{call}-{number}"
-        await make_session(root)
-        told = await delete(root, "-o", os.devnull, "-e", f"inject={call}:{fault}:when={number}")
-        found.append(await find(root))
+        await make_session(backend, root)
+        told = await delete(backend, root, "-o", os.devnull, "-e", f"inject={call}:{fault}:when={number}")
+        found.append(await find(backend, root))
 
         assert found[-1] in (there, gone)
         assert found[-1] == gone or "deleted" not in told

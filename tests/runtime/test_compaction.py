@@ -28,7 +28,7 @@ from crabd.runtime.compaction import (
     weigh_after,
 )
 from crabd.runtime.prompt import Context, estimate_tokens
-from crabd.store.base import Compacted, MessageAdded, Step
+from crabd.store.record import Compacted, MessageAdded, Step
 
 NOW = utc_now()
 

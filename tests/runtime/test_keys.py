@@ -12,10 +12,8 @@ from crabd.errors import CrabdError, RequestKeyReused, StoreError
 from crabd.messages import AssistantMessage, TextBlock, Usage, user_text, utc_now
 from crabd.runtime.keys import Content, Keys, recall_keys
 from crabd.runtime.ticket import Admission, Compacting, Compaction, Deed, Outcome, Steering, Ticket
-from crabd.store.base import (
-    KEY_AGE,
-    MAX_KEYS,
-    Claim,
+from crabd.store.meta import KEY_AGE, MAX_KEYS, Claim
+from crabd.store.record import (
     Claimed,
     Compacted,
     Created,

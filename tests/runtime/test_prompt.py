@@ -28,7 +28,8 @@ from crabd.runtime.prompt import (
     compose_request,
     estimate_tokens,
 )
-from crabd.store.base import Cleared, Compacted, MessageAdded, Record, RunClosed, RunOpened, SessionMeta, Step
+from crabd.store.meta import SessionMeta
+from crabd.store.record import Cleared, Compacted, MessageAdded, Record, RunClosed, RunOpened, Step
 from tests.fakes import ScriptedProvider
 
 NOW = utc_now()

@@ -13,8 +13,9 @@ from crabd.messages import TextBlock, Usage, user_text
 from crabd.providers.base import TextChunk
 from crabd.runtime.recovery import INTERRUPTED_OUTPUT, close_interrupted
 from crabd.runtime.session import Session
-from crabd.store.base import Loaded, MessageAdded, Partial, Record, RunClosed, Step
+from crabd.store.base import Loaded, Partial
 from crabd.store.inmemory import InMemoryLog, InMemoryStore
+from crabd.store.record import MessageAdded, Record, RunClosed, Step
 from tests.fakes import HeldTool, calls, says
 from tests.runtime.test_runtime import Bench, open_bench, outcome_of, texts, until
 
@@ -52,7 +53,7 @@ class OddStore(InMemoryStore):
 
     async def create(self, agent: str, sender: str, **facts: str | None) -> Loaded:
         loaded = await super().create(agent, sender, **facts)
-        log = self._sessions[loaded.log.meta.id] = self._kind(loaded.steps[0])
+        log = self._sessions[loaded.log.meta.id] = self._kind(await self.read(loaded.log.meta.id))
         return log.reopen()
 
 

@@ -22,19 +22,17 @@ from crabd.messages import (
 )
 from crabd.runtime.prompt import History
 from crabd.runtime.recovery import INTERRUPTED_OUTPUT, close_interrupted, leave_unanswered
-from crabd.store.base import (
+from crabd.store.base import Partial
+from crabd.store.meta import SessionMeta, advance, begin_meta
+from crabd.store.record import (
     Created,
     MessageAdded,
     MessageQueued,
     ModelCalled,
-    Partial,
     Record,
     RunClosed,
     RunOpened,
-    SessionMeta,
     Step,
-    advance,
-    begin_meta,
 )
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -166,6 +164,41 @@ def test_messages_that_waited_for_no_run_join_all_the_same() -> None:
     closed = close(MessageQueued("r1", text("first")))
 
     assert [type(record).__name__ for record in closed] == ["RunOpened", "MessageAdded", "RunClosed"]
+
+
+def test_what_waited_joins_in_the_order_in_which_it_came_however_it_was_recorded() -> None:
+    closed = close(
+        RunOpened("r1"),
+        MessageQueued("r10", text("tenth")),
+        MessageQueued("r1", text("mind that"), "r1.s2"),
+        MessageQueued("r2", text("second")),
+        MessageQueued("r1", text("mind this"), "r1.s1"),
+    )
+
+    assert list(map(text_of, messages_of(closed))) == ["mind this", "mind that", "second", "tenth"]
+
+
+def test_a_steering_of_a_run_that_was_not_opened_yet_joins_all_the_same() -> None:
+    closed = close(MessageQueued("r1", text("mind this"), "r1.s1"))
+
+    assert closed == (
+        RunOpened("r1"),
+        MessageAdded("r1", user_text("mind this", steer="r1.s1")),
+        RunClosed("r1", "interrupted", 0.0, Usage()),
+    )
+
+
+def test_a_steering_of_a_run_whose_message_still_waited_joins_behind_that() -> None:
+    closed = close(
+        MessageQueued("r1", text("mind this"), "r1.s1"), MessageQueued("r1", text("go"), request_key="k")
+    )
+
+    assert closed == (
+        RunOpened("r1", "k"),
+        MessageAdded("r1", user_text("go")),
+        MessageAdded("r1", user_text("mind this", steer="r1.s1")),
+        RunClosed("r1", "interrupted", 0.0, Usage()),
+    )
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_time() -> None:

@@ -24,8 +24,8 @@ from crabd.runtime.run import MAX_STEERS
 from crabd.runtime.session import Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.ticket import Compaction, Steering
-from crabd.store.base import Claimed, Compacted, MessageAdded, MessageQueued
 from crabd.store.inmemory import InMemoryStore
+from crabd.store.record import Claimed, Compacted, MessageAdded, MessageQueued
 from tests.fakes import says
 from tests.runtime.test_runtime import (
     Bench,
@@ -44,9 +44,8 @@ USER = Identity("crab", "user")
 
 def said(session: Session) -> list[str]:
     """List what people said, in the order of the log."""
-    return [
-        text_of(stored.message) for stored in session.messages() if isinstance(stored.message, UserMessage)
-    ]
+    messages = [added.message for added in records(session, MessageAdded)]
+    return [text_of(message) for message in messages if isinstance(message, UserMessage)]
 
 
 def records(session: Session, kind: type[T]) -> list[T]:

@@ -9,7 +9,7 @@ import trio.testing
 from msgspec import structs
 
 from crabd.runtime.router import Identity, Router, choose_stored
-from crabd.store.base import SessionMeta
+from crabd.store.meta import SessionMeta
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 ANN = Identity("crab", "ann")

@@ -23,7 +23,7 @@ from crabd.messages import (
 from crabd.providers.base import Chunk, Finished, TextChunk, ThinkingChunk, ToolCallChunk
 from crabd.runtime.prompt import History
 from crabd.runtime.run import MAX_STEERS, Ask, CallTools, End, Run, Save
-from crabd.store.base import MessageAdded, ModelCalled, Record, RunClosed, RunOpened
+from crabd.store.record import MessageAdded, ModelCalled, Record, RunClosed, RunOpened
 
 HELLO = (TextBlock("hello"),)
 CALL = ModelCalled("r1", "m", "reply", Usage(1, 1), 2, None)

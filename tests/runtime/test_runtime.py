@@ -35,13 +35,15 @@ from crabd.messages import (
 from crabd.providers.base import TextChunk
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
+from crabd.runtime.history import Wanted
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Runtime, WhenBusy
 from crabd.runtime.session import MAX_WAITING, Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.ticket import Disposition, Outcome, Ticket
-from crabd.store.base import Created, Loaded, MessageAdded, MessageQueued, Record, RunOpened, Step, Store
+from crabd.store.base import Loaded, Store
 from crabd.store.inmemory import InMemoryLog, InMemoryStore
+from crabd.store.record import Created, MessageAdded, MessageQueued, Record, RunOpened, Step
 from crabd.tools.base import Tool
 from tests.fakes import HeldTool, Part, ScriptedModels, ScriptedProvider, calls, says
 
@@ -129,7 +131,8 @@ async def open_bench(
 
 
 def history(session: Session) -> list[Message]:
-    return [stored.message for stored in session.messages()]
+    """List the messages in memory."""
+    return [added.message for step in session.steps if isinstance(added := step.record, MessageAdded)]
 
 
 def texts(messages: Sequence[Message]) -> list[str]:
@@ -506,7 +509,7 @@ async def test_compaction_replaces_old_rounds_and_keeps_the_goal_and_the_newest(
         assert seen[0].startswith("question 0")
         assert "they talked" in seen[0]
         assert seen[1:] == ["question 2", "answer 2", "next"]
-        assert len(history(session)) == 8
+        assert len((await bench.runtime.sessions.read_page(session, Wanted(1, 100))).messages) == 8
 
 
 async def test_a_session_compacts_again_and_still_knows_its_goal() -> None:
@@ -585,7 +588,8 @@ async def test_clear_empties_what_the_model_sees_and_keeps_the_log() -> None:
         await bench.ask(session, "second")
 
         assert texts(bench.provider.requests[1].messages) == ["second"]
-        assert texts(history(session)) == ["first", "one", "second", "two"]
+        page = await bench.runtime.sessions.read_page(session, Wanted(1, 100))
+        assert texts([stored.message for stored in page.messages]) == ["first", "one", "second", "two"]
 
 
 async def test_close_refuses_a_busy_session_unless_told_to_cancel() -> None:
@@ -735,7 +739,7 @@ class FullStore(InMemoryStore):
         loaded = await super().create(agent, sender, **facts)
         created = loaded.steps[0]
         assert isinstance(created.record, Created)
-        log = FullLog(created)
+        log = FullLog([created])
         log.is_open = True
         return Loaded(log, (created,))
 

@@ -16,11 +16,12 @@ from crabd.runtime.broker import Broker
 from crabd.runtime.run import CallTools, Run, Save
 from crabd.runtime.session import MAX_WAITING, Job, Session
 from crabd.runtime.ticket import Admission, Outcome
-from crabd.store.base import (
+from crabd.store.base import Loaded
+from crabd.store.inmemory import InMemoryLog
+from crabd.store.record import (
     Claimed,
     Configured,
     Created,
-    Loaded,
     MessageAdded,
     MessageQueued,
     ModelCalled,
@@ -29,7 +30,6 @@ from crabd.store.base import (
     RunOpened,
     Step,
 )
-from crabd.store.inmemory import InMemoryLog
 
 CREATED = Created(session="crab_user_1", agent="crab", sender="user", topic="t", cwd="/src")
 HELLO = (TextBlock("hello"),)
@@ -50,7 +50,7 @@ class StubbornLog(InMemoryLog):
 async def open_session(*records: Record) -> Session:
     """Load a session whose log has these records."""
     first = Step(1, utc_now(), CREATED)
-    log = StubbornLog(first)
+    log = StubbornLog([first])
     log.reopen()
     steps = await log.append(records)
     return Session(
@@ -273,9 +273,6 @@ async def test_what_is_saved_joins_the_log_and_what_the_model_sees() -> None:
     assert [step.n for step in steps] == [2, 3]
     assert session.steps[-2:] == list(steps)
     assert session.context.messages() == (user_text("hi"),)
-    assert [(stored.step, stored.run, stored.message) for stored in session.messages()] == [
-        (2, "r1", user_text("hi"))
-    ]
     assert await session.save([]) == ()
 
 
@@ -307,7 +304,7 @@ async def test_a_save_that_is_cancelled_before_it_begins_takes_nothing() -> None
         await session.save([MessageAdded("r1", user_text("hi"))])
 
     assert scope.cancelled_caught
-    assert (session.unsaved, session.meta.steps, list(session.messages())) == (0, 1, [])
+    assert (session.unsaved, session.meta.steps, len(session.steps)) == (0, 1, 1)
 
 
 @pytest.mark.parametrize("is_stubborn", [False, True])

@@ -13,7 +13,7 @@ import pytest
 import trio
 from msgspec import Raw
 
-from crabd.api.daemon import DaemonStatus, Reloaded, ShutdownStarted
+from crabd.api.daemon import DaemonStatus, Diagnosis, Reloaded, ShutdownStarted
 from crabd.api.sessions import Accepted, RunResult, SessionPage
 from crabd.errors import CrabdError, NotFound, ProviderError, SessionBusy
 from crabd.providers.base import TextChunk
@@ -22,11 +22,15 @@ from crabd.rpc.methods import InvalidParamsError
 from crabd.rpc.peer import FollowedBy
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
+from crabd.runtime.porting import Porting
+from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime
 from crabd.runtime.sessions import Sessions
 from crabd.server.caller import Caller, Control
 from crabd.server.dispatch import answer, to_rpc_error
 from crabd.store.inmemory import InMemoryStore
+from crabd.store.porting.export import write_page
+from crabd.store.porting.sources import read_sources
 from tests.fakes import Part, ScriptedModels, ScriptedProvider, says
 
 
@@ -35,6 +39,7 @@ class Switch(Control):
 
     def __init__(self) -> None:
         self.graces: list[float | None] = []
+        self.porting = Porting(InMemoryStore(), InMemoryStore(), read_sources, write_page)
 
     def status(self) -> DaemonStatus:
         raise NotFound("status", "daemon")
@@ -42,6 +47,13 @@ class Switch(Control):
     async def reload(self) -> Reloaded:
         await trio.lowlevel.checkpoint()
         return Reloaded(("crab",), ())
+
+    async def doctor(self, *, repair: bool) -> Diagnosis:
+        await trio.lowlevel.checkpoint()
+        return Diagnosis(findings=(), problems=0, sessions=int(repair), records=0)
+
+    def limits(self) -> Limits:
+        return Limits(keep_days=1)
 
     def shut_down(self, grace: float | None) -> ShutdownStarted:
         self.graces.append(grace)

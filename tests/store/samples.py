@@ -18,7 +18,7 @@ from crabd.messages import (
     UserMessage,
     user_text,
 )
-from crabd.store.base import (
+from crabd.store.record import (
     Claimed,
     Cleared,
     Compacted,

@@ -36,6 +36,27 @@ async def reload(caller: Caller, params: api.NoParams) -> api.Reloaded:
     return await caller.control.reload()
 
 
+async def doctor(caller: Caller, params: api.Doctor) -> api.Diagnosis:
+    return await caller.control.doctor(repair=params.repair)
+
+
+async def prune(caller: Caller, params: api.Prune) -> api.Pruned:
+    limits = caller.control.limits()
+    stale = await caller.runtime.sessions.prune(limits, is_dry=params.dry_run)
+    pruned = tuple(
+        api.PrunedSession(
+            session=each.meta.id,
+            title=each.meta.title,
+            topic=each.meta.topic,
+            updated_at=each.meta.updated_at,
+            bytes=each.size,
+            limit=each.limit,
+        )
+        for each in stale
+    )
+    return api.Pruned(pruned, sum(each.size for each in stale), limits.keep_days, limits.max_bytes)
+
+
 def shutdown(caller: Caller, params: api.Shutdown) -> api.ShutdownStarted:
     return caller.control.shut_down(params.grace)
 

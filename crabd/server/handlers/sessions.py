@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
-from itertools import islice
+from collections.abc import Awaitable
 
 import trio
 from msgspec import structs
@@ -12,8 +11,9 @@ from crabd.api import sessions as api
 from crabd.errors import NoRun, StoreError
 from crabd.events import SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
+from crabd.runtime.history import Page, StoredMessage, Wanted, find_page
 from crabd.runtime.router import Identity
-from crabd.runtime.session import Session, StoredMessage
+from crabd.runtime.session import Session
 from crabd.runtime.ticket import Admission, Outcome, Steering, Ticket
 from crabd.server.caller import Caller
 from crabd.server.line import Place
@@ -51,7 +51,7 @@ async def load(caller: Caller, params: api.OfSession) -> SessionInfo:
 
 def send(caller: Caller, params: api.Send) -> Awaitable[api.RunResult | api.Accepted]:
     live = caller.runtime.sessions.find_live(params.session)
-    if live is not None and caller.line.is_empty(params.session):
+    if live is not None and live.knows(params.request_key) and caller.line.is_empty(params.session):
         return _send(caller, live, params)
     return _load_and_send(caller, params, caller.line.take_place(params.session))
 
@@ -62,7 +62,8 @@ async def _load_and_send(caller: Caller, params: api.Send, place: Place) -> api.
         # session had been live: which ones are is not for clients to notice.
         with trio.fail_after(LOADING_SECONDS, shield=True):
             async with place.turn():
-                sending = _send(caller, await caller.runtime.sessions.load(params.session), params)
+                session = await caller.runtime.sessions.load(params.session, params.request_key)
+                sending = _send(caller, session, params)
     except trio.TooSlowError:
         problem = f"it was not loaded within {LOADING_SECONDS:g} s: check the disk, then send again"
         raise StoreError("io", problem, session=params.session) from None
@@ -111,7 +112,7 @@ def _result(outcome: Outcome) -> api.RunResult:
 def steer(caller: Caller, params: api.Steer) -> Awaitable[api.SteerQueued]:
     live = caller.runtime.sessions.find_live(params.session)
     is_next = caller.line.is_empty(params.session)
-    if live is not None and is_next:
+    if live is not None and live.knows(params.request_key) and is_next:
         return _steer(caller, live, params)
     caller.runtime.sessions.meta(params.session)
     if is_next and params.request_key is None:
@@ -122,7 +123,8 @@ def steer(caller: Caller, params: api.Steer) -> Awaitable[api.SteerQueued]:
 async def _load_and_steer(caller: Caller, params: api.Steer, place: Place) -> api.SteerQueued:
     """Look whether the session knows the key, or whether what stands in front has a run going by then."""
     async with place.turn():
-        steering = _steer(caller, await caller.runtime.sessions.load(params.session), params)
+        session = await caller.runtime.sessions.load(params.session, params.request_key)
+        steering = _steer(caller, session, params)
     return await steering
 
 
@@ -142,7 +144,7 @@ async def cancel(caller: Caller, params: api.Cancel) -> api.Cancelled:
 
 
 async def compact(caller: Caller, params: api.Compact) -> api.CompactResult:
-    session = await caller.runtime.sessions.load(params.session)
+    session = await caller.runtime.sessions.load(params.session, params.request_key)
     done = await caller.runtime.compact(session, params.instructions, params.request_key)
     return api.CompactResult(done.archive, done.summary, done.usage_before, done.usage_after)
 
@@ -156,60 +158,24 @@ async def delete(caller: Caller, params: api.Delete) -> api.Deleted:
     return api.Deleted(True)
 
 
-def list_sessions(caller: Caller, params: api.List) -> api.SessionPage:
-    found = [info for info in caller.runtime.sessions.infos() if _matches(info, params)]
-    found.sort(key=_cursor, reverse=True)
-    start = 0
-    if params.cursor is not None:
-        start = next((i for i, info in enumerate(found) if _cursor(info) < params.cursor), len(found))
-    page = found[start : start + params.limit]
-    is_last = start + params.limit >= len(found)
-    return api.SessionPage(tuple(page), None if is_last else _cursor(page[-1]))
-
-
-def _cursor(info: SessionInfo) -> str:
-    """Make the place of a session in the list: text that sorts as time does, then by id."""
-    return f"{info.updated_at:%Y%m%d%H%M%S%f}~{info.id}"
-
-
-def _matches(info: SessionInfo, params: api.List) -> bool:
-    wanted = (
-        (params.agent, info.agent),
-        (params.sender, info.sender),
-        (params.topic, info.topic),
-        (params.state, info.state),
-    )
-    if any(want is not None and want != have for want, have in wanted):
-        return False
-    text = (params.text or "").casefold()
-    return any(text in (field or "").casefold() for field in (info.title, info.topic, info.id))
-
-
 def get(caller: Caller, params: api.OfSession) -> Snapshot:
     return caller.runtime.sessions.snapshot(params.session)
 
 
 def history(caller: Caller, params: api.History) -> api.HistoryPage | Awaitable[api.HistoryPage]:
+    wanted = Wanted(params.from_, params.limit, params.roles)
     live = caller.runtime.sessions.find_live(params.session)
-    return _page(live, params) if live is not None else _load_history(caller, params)
+    page = find_page(live.steps, wanted) if live is not None else None
+    return _page(page) if page is not None else _read_history(caller, params.session, wanted)
 
 
-async def _load_history(caller: Caller, params: api.History) -> api.HistoryPage:
-    return _page(await caller.runtime.sessions.load(params.session), params)
+async def _read_history(caller: Caller, session: str, wanted: Wanted) -> api.HistoryPage:
+    found = await caller.runtime.sessions.load(session)
+    return _page(await caller.runtime.sessions.read_page(found, wanted))
 
 
-def _page(session: Session, params: api.History) -> api.HistoryPage:
-    def pick(messages: Iterator[StoredMessage], count: int) -> list[StoredMessage]:
-        roles = params.roles
-        wanted = (one for one in messages if roles is None or one.message.__struct_config__.tag in roles)
-        return list(islice(wanted, count))
-
-    if params.from_ is None:
-        newest = pick(session.messages_backwards(), params.limit)
-        return api.HistoryPage(tuple(map(_entry, reversed(newest))), None)
-    page = pick(session.messages(params.from_), params.limit + 1)
-    rest = page[params.limit :]
-    return api.HistoryPage(tuple(map(_entry, page[: params.limit])), rest[0].step if rest else None)
+def _page(page: Page) -> api.HistoryPage:
+    return api.HistoryPage(tuple(map(_entry, page.messages)), page.next)
 
 
 def _entry(stored: StoredMessage) -> api.HistoryEntry:

@@ -18,7 +18,6 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct
 
-from crabd.store.base import SessionMeta, Step, advance, begin_meta
 from crabd.store.disk import (
     load_file,
     open_file,
@@ -29,42 +28,55 @@ from crabd.store.disk import (
     temp_path,
     write_all,
 )
-from crabd.store.record import is_sealed, read_trusted, scan, seal
+from crabd.store.journal.line import Place, find_place, read_trusted, scan
+from crabd.store.layout import ADVICE, Found, guess_meta, other_store
+from crabd.store.meta import SessionMeta, advance, begin_meta, tail_of
+from crabd.store.record import Step
+from crabd.store.seal import is_sealed, seal
 
 JOURNAL = "journal.jsonl"
 META = "meta.json"
 # Raised when the sum changes its meaning, and with the version of the lines, for nobody looks at that where a
 # meta vouches for them; metas of another version are made again from their journals.
-META_VERSION = 2
-ADVICE = "it was left as it is; restore it from a backup, or delete the session"
+META_VERSION = 3
+LEFT_OVER = frozenset({temp_path(Path(JOURNAL)).name, temp_path(Path(META)).name})
 
 
-class Found(Struct, frozen=True):
-    """A session as it is on the disk. With a ``problem`` it cannot be loaded; ``notes`` tell what was cut.
+class Bounds(Struct, frozen=True, omit_defaults=True):
+    """Where what is needed of a journal begins, and where the goal is if that lies before."""
 
-    ``meta`` is the sum of a journal with that ``checksum``; of any other it is a guess.
+    tail: Place = Place()
+    goal: Place | None = None
+
+
+EVERYTHING = Bounds()
+
+
+class JournalFound(Found, frozen=True):
+    """A session as it is on the disk: its ``meta`` is the sum of a journal with that ``checksum``.
+
+    The ``bounds`` are that journal's own; of any other one it is all a guess.
     """
 
-    meta: SessionMeta | None
-    problem: str | None = None
-    notes: tuple[str, ...] = ()
     checksum: int | None = None
+    bounds: Bounds = EVERYTHING
 
 
-class SavedMeta(Struct, frozen=True):
+class SavedMeta(Struct, frozen=True, omit_defaults=True):
     """``meta.json``: the sum of the first ``journal_size`` bytes of the journal, and their checksum."""
 
     v: int
     journal_size: int
     journal_checksum: int
     meta: SessionMeta
+    bounds: Bounds = EVERYTHING
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(SavedMeta).decode
 
 
-def examine(home: Path) -> Found:
+def examine(home: Path) -> JournalFound:
     """Find out what a session's directory holds, and mend what a crash has left there.
 
     Reads the journal only if its meta does not account for all of it.
@@ -73,51 +85,92 @@ def examine(home: Path) -> Found:
       OSError: the disk fails, or a name that should be a file is none.
     """
     journal = home / JOURNAL
-    temp_path(journal).unlink(missing_ok=True)
-    temp_path(home / META).unlink(missing_ok=True)
-    saved = _load_meta(home)
+    # Thousands of sessions may be looked at in a row: one call finds that there is nothing to sweep.
+    with os.scandir(home) as entries:
+        left_over = [entry.path for entry in entries if entry.name in LEFT_OVER]
+    for path in left_over:
+        Path(path).unlink()
+    saved = load_meta(home)
     try:
         fd = open_file(journal, os.O_RDWR)
     except FileNotFoundError:
-        return Found(saved.meta if saved else None, f"{journal} is missing: {ADVICE}")
+        if (home / "meta").exists():
+            raise other_store(home, "stepfiles") from None
+        return JournalFound(saved.meta if saved else guess_meta(home), f"{journal} is missing: {ADVICE}")
     try:
         if saved is not None and os.fstat(fd).st_size == saved.journal_size:
-            return Found(saved.meta, checksum=saved.journal_checksum)
+            return JournalFound(saved.meta, checksum=saved.journal_checksum, bounds=saved.bounds)
         return _recover(journal, fd, saved)
     finally:
         os.close(fd)
 
 
-def save_meta(home: Path, meta: SessionMeta, journal_size: int, journal_checksum: int) -> None:
-    """Write what the acknowledged bytes of a journal add up to.
+def save_meta(
+    home: Path, meta: SessionMeta, journal_size: int, journal_checksum: int, bounds: Bounds = EVERYTHING
+) -> None:
+    """Write what the acknowledged bytes of a journal add up to, and what of them is needed.
 
     It is not synced: the journal has it all, and what a power cut makes of it fails its checksum.
 
     Raises:
       OSError: the old one is still there.
     """
-    document = _encode(SavedMeta(META_VERSION, journal_size, journal_checksum, meta))
+    document = _encode(SavedMeta(META_VERSION, journal_size, journal_checksum, meta, bounds))
     replace_file(home / META, seal(document) + b"\n")
 
 
-def read_whole(
-    data: bytes, checksum: int, found: Found, session: str
-) -> tuple[tuple[Step, ...], SessionMeta]:
-    """Read a journal that has no reason to be other than whole; ``checksum`` is that of ``data``.
+def read_tail(data: bytes, found: JournalFound) -> tuple[Step, ...] | None:
+    """Read a journal from the place of its tail on, if these are the very bytes of which the meta was made.
 
-    Bytes that are the very ones of which the meta was made need no second look; any others, and those that a
-    newer crabd has written, are gone through line by line.
+    They need no second look. Any others, and those that a newer crabd has written, want ``read_whole``.
+    """
+    place = found.bounds.tail
+    if crc32(data, place.checksum) != found.checksum:
+        return None
+    with suppress(msgspec.DecodeError):
+        steps = read_trusted(data)
+        if steps and steps[0].n == place.step:
+            return steps
+    return None
+
+
+def read_whole(data: bytes, session: str) -> tuple[tuple[Step, ...], JournalFound]:
+    """Go through all of a journal that has no reason to be other than whole.
 
     Raises:
       ValueError: it is not whole, and why.
     """
-    if found.meta is not None and found.checksum == checksum:
-        with suppress(msgspec.DecodeError):
-            return read_trusted(data), found.meta
     result = scan(data)
     if result.problem:
         raise ValueError(result.problem)
-    return result.steps, _add_up(result.steps, session)
+    meta = _add_up(result.steps, session)
+    bounds = find_bounds(data, EVERYTHING, result.steps, meta)
+    return result.steps[bounds.tail.step - 1 :], JournalFound(meta, checksum=crc32(data), bounds=bounds)
+
+
+def renew_bounds(data: bytes, checksum: int, before: Bounds, meta: SessionMeta) -> Bounds:
+    """Find what is needed by now of a journal with that checksum and sum.
+
+    ``data`` is what it has from the tail ``before`` on. If that is not what was written the old bounds hold.
+    """
+    if crc32(data, before.tail.checksum) != checksum:
+        return before
+    return find_bounds(data, before, read_trusted(data), meta)
+
+
+def find_bounds(data: bytes, before: Bounds, steps: Sequence[Step], meta: SessionMeta) -> Bounds:
+    """Find what is needed of a journal; ``data`` and its ``steps`` are all from the tail ``before`` on."""
+    tail = tail_of(steps, meta)
+    first = max(tail.first, before.tail.step)
+    if first == 1:
+        return EVERYTHING
+    goal = None
+    if tail.goal is not None and tail.goal < first:
+        if before.goal is not None and before.goal.step == tail.goal:
+            goal = before.goal
+        elif tail.goal >= before.tail.step:
+            goal = find_place(data, before.tail, tail.goal)
+    return Bounds(find_place(data, before.tail, first), goal)
 
 
 def _add_up(steps: Sequence[Step], session: str) -> SessionMeta:
@@ -130,7 +183,7 @@ def _add_up(steps: Sequence[Step], session: str) -> SessionMeta:
     return meta
 
 
-def _load_meta(home: Path) -> SavedMeta | None:
+def load_meta(home: Path) -> SavedMeta | None:
     """Read the meta; one that cannot be used is as good as none."""
     try:
         document = load_file(home / META).removesuffix(b"\n")
@@ -141,7 +194,7 @@ def _load_meta(home: Path) -> SavedMeta | None:
     return saved if is_ours else None
 
 
-def _recover(journal: Path, fd: int, saved: SavedMeta | None) -> Found:
+def _recover(journal: Path, fd: int, saved: SavedMeta | None) -> JournalFound:
     """Believe the journal as far as it goes, cut a torn tail, and make what is left safe."""
     data = read_file(fd)
     result = scan(data)
@@ -149,11 +202,12 @@ def _recover(journal: Path, fd: int, saved: SavedMeta | None) -> Found:
     try:
         meta = _add_up(result.steps, journal.parent.name)
     except ValueError as exc:
-        return Found(saved.meta if saved else None, f"{journal}: {result.problem or exc}: {ADVICE}")
+        problem = f"{journal}: {result.problem or exc}: {ADVICE}"
+        return JournalFound(saved.meta if saved else guess_meta(journal.parent), problem)
     # A tail that the meta accounts for was whole once, so nobody was cut short while writing it.
     is_torn = result.is_torn and not result.good_length < vouched <= len(data)
     if result.problem and not is_torn:
-        return Found(meta, f"{journal}: {result.problem}: {ADVICE}")
+        return JournalFound(meta, f"{journal}: {result.problem}: {ADVICE}")
     notes: list[str] = []
     if result.problem:
         notes.append(f"{journal}: {result.problem}; {_cut(journal, fd, data[result.good_length :])}")
@@ -163,9 +217,10 @@ def _recover(journal: Path, fd: int, saved: SavedMeta | None) -> Found:
         )
     _make_safe(journal, fd, data[vouched : result.good_length], vouched)
     checksum = crc32(data[: result.good_length])
+    bounds = find_bounds(data, EVERYTHING, result.steps, meta)
     with suppress(OSError):
-        save_meta(journal.parent, meta, result.good_length, checksum)
-    return Found(meta, notes=tuple(notes), checksum=checksum)
+        save_meta(journal.parent, meta, result.good_length, checksum, bounds)
+    return JournalFound(meta, notes=tuple(notes), checksum=checksum, bounds=bounds)
 
 
 def _cut(journal: Path, fd: int, torn: bytes) -> str:

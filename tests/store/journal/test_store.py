@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,33 +16,19 @@ import pytest
 
 from crabd.errors import NotFound, StoreError
 from crabd.messages import user_text, utc_now
-from crabd.store.base import (
-    KEY_AGE,
-    Cleared,
-    Configured,
-    Deletion,
-    MessageAdded,
-    RunOpened,
-    SessionLog,
-    SessionMeta,
-)
+from crabd.store.base import SessionLog
 from crabd.store.deletion import write_note
-from crabd.store.journal import JournalStore
-from crabd.store.record import seal
-from crabd.store.recovery import save_meta
+from crabd.store.journal.recovery import save_meta
+from crabd.store.journal.store import JournalStore
+from crabd.store.meta import KEY_AGE, Deletion, SessionMeta
+from crabd.store.record import Cleared, Configured, MessageAdded, RunOpened
+from crabd.store.seal import seal
 from tests.store.samples import a_turn, said
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "state" / "store"
-
-
-@pytest.fixture(params=[0o000, 0o277])
-def umask(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
 
 
 @asynccontextmanager
@@ -108,7 +94,7 @@ async def test_a_root_that_others_could_read_is_closed_to_them(root: Path) -> No
 async def test_a_session_is_a_journal_and_its_sum(root: Path) -> None:
     meta = await fill(root, "hello")
 
-    assert names(root) == ["lock", "sessions"]
+    assert names(root) == ["catalogue.json", "lock", "sessions"]
     assert names(home(root)) == ["journal.jsonl", "meta.json"]
     lines = journal(root).read_text().splitlines()
     assert [json.loads(line)["n"] for line in lines] == list(range(1, meta.steps + 1))
@@ -169,6 +155,11 @@ async def test_a_kill_after_the_commit_leaves_true_lists(root: Path) -> None:
     assert meta.open_run == "r1"
 
 
+def forget_catalogue(root: Path) -> None:
+    """Have the next start look into every session."""
+    (root / "catalogue.json").unlink()
+
+
 def spoil(path: Path, how: str) -> None:
     good = path.read_bytes()
     path.unlink()
@@ -195,6 +186,7 @@ async def test_a_meta_that_cannot_be_believed_is_made_again(root: Path, how: str
     saved = home(root) / "meta.json"
     good = saved.read_bytes()
     spoil(saved, how)
+    forget_catalogue(root)
 
     async with opened(root) as store:
         assert store.metas() == (meta,)
@@ -270,6 +262,7 @@ async def test_left_overs_are_swept(root: Path) -> None:
     (root / ".tmp-numbers.json").write_bytes(b"half")
     (home(root) / ".tmp-meta.json").write_bytes(b"half")
     (home(root) / ".tmp-journal.jsonl").write_bytes(b"half")
+    forget_catalogue(root)
     for name in (".new-a_b_2", ".deleted-a_b_3"):
         shutil.copytree(home(root), home(root, name))
 
@@ -278,7 +271,7 @@ async def test_left_overs_are_swept(root: Path) -> None:
         assert len(store.metas()) == 1
 
     assert names(root / "sessions") == ["a_b_1"]
-    assert names(root) == ["lock", "sessions"]
+    assert names(root) == ["catalogue.json", "lock", "sessions"]
     assert names(home(root)) == ["journal.jsonl", "meta.json"]
 
 
@@ -366,7 +359,7 @@ async def test_a_damaged_session_is_listed_refused_and_left_as_it_is(root: Path)
     assert caught.value.kind == "damaged"
     assert str(journal(root)) in damage.problem
     assert "record 3" in damage.problem
-    assert "backup" in damage.problem
+    assert "crabctl doctor" in damage.problem
     assert journal(root).read_bytes() == broken
 
 
@@ -497,6 +490,18 @@ async def test_damaged_numbers_are_set_aside_and_reported(root: Path) -> None:
         assert store.damage() == ()
 
 
+async def test_numbers_of_a_newer_crabd_keep_the_store_shut_and_are_left_alone(root: Path) -> None:
+    async with opened(root) as store:
+        await store.create("a", "b")
+    newer = seal(b'{"gone":[],"v":2}') + b"\n"
+    (root / "numbers.json").write_bytes(newer)
+
+    with pytest.raises(StoreError, match=r"newer crabd .*format 2"):
+        await JournalStore(root).open()
+
+    assert (root / "numbers.json").read_bytes() == newer
+
+
 async def test_deleting_takes_the_whole_directory_and_only_it(root: Path) -> None:
     await fill(root, "hello")
     async with opened(root) as store:
@@ -598,7 +603,7 @@ async def test_the_states_of_a_store_and_a_log_can_be_read(root: Path) -> None:
     async with opened(root) as store:
         log: SessionLog = (await store.create("a", "b")).log
         assert repr(store) == "<JournalStore open, 1 sessions, 1 logs open>"
-        assert repr(log) == "<JournalLog a_b_1 open, 1 steps>"
+        assert repr(log) == "<DiskLog a_b_1 open, 1 steps>"
         await log.aclose()
-        assert repr(log) == "<JournalLog a_b_1 closed, 1 steps>"
+        assert repr(log) == "<DiskLog a_b_1 closed, 1 steps>"
     assert repr(store) == "<JournalStore closed, 1 sessions, 0 logs open>"

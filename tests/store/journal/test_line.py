@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crabd.messages import ToolMessage, Usage, user_text
-from crabd.store.base import Cleared, Created, MessageAdded, Record, RunClosed, Step
-from crabd.store.record import BadLine, Scan, decode_line, encode_append, encode_step, scan
+from crabd.store.journal.line import BadLine, Scan, decode_line, encode_append, encode_step, scan
+from crabd.store.record import Cleared, Created, MessageAdded, Record, RunClosed, Step
 from tests.store.samples import AT, a_turn, numbered, records, said
 
 CREATED = Created(session="a_b_1", agent="a", sender="b")

@@ -1,13 +1,14 @@
-"""The store on disk: one append-only file of JSON lines per session, synced at every append.
+"""The stores on disk: sessions in a directory that one process holds, each log synced at every append.
 
-This module awaits; ``root`` and what it stands on block, each call in a thread of the store's own. It does
-not know how a line is spelled or what a crash leaves behind.
+This module awaits; ``root``, and the layout by which a backend keeps a session, block, each call in a thread
+of the store's own. It does not know what a session's files are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -15,33 +16,16 @@ import trio
 
 from crabd.errors import NotFound, StoreError
 from crabd.messages import utc_now
-from crabd.store.base import (
-    Created,
-    Damage,
-    Deletion,
-    Loaded,
-    Partial,
-    Record,
-    SessionLog,
-    SessionMeta,
-    Step,
-    Store,
-    advance,
-    begin_meta,
-    ignore,
-    note_deletion,
-    still_known,
-)
-from crabd.store.disk import JournalFile, disk_errors
+from crabd.store.base import Damage, Loaded, Partial, SessionLog, Store, both, ignore
+from crabd.store.disk import disk_errors
+from crabd.store.doctor.treatment import Held, Ward
+from crabd.store.layout import Found, Layout, SessionFiles
+from crabd.store.meta import Deletion, SessionMeta, advance, begin_meta, note_deletion, still_known
 from crabd.store.partial import PartialFile
-from crabd.store.record import encode_append
-from crabd.store.recovery import save_meta
+from crabd.store.record import Created, Record, Step
 from crabd.store.root import StoreRoot
+from crabd.store.threads import Threads
 
-# Enough for the syncs of busy sessions to overlap; more than these wait their turn.
-DISK_THREADS = 8
-# A reply is written down as it comes without a sync, which no sync of others may hold up.
-PARTIAL_THREADS = 2
 # Closing waits for an append that has begun. A disk that takes longer than this has other troubles.
 CLOSE_SECONDS = 30.0
 
@@ -49,28 +33,32 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class JournalStore(Store):
-    """Sessions in the directory ``root``, which is made if need be. One process holds it at a time."""
+class DiskStore(Store, Ward):
+    """Sessions in the directory ``root``, which is made if need be, each kept as ``layout`` has it.
 
-    def __init__(self, root: Path) -> None:
-        self._root = StoreRoot(root)
-        self._threads = trio.CapacityLimiter(DISK_THREADS)
-        self._partial_threads = trio.CapacityLimiter(PARTIAL_THREADS)
+    One process holds it at a time.
+    """
+
+    def __init__(self, root: Path, layout: Layout) -> None:
+        # What the setting ``store`` calls it.
+        self.name = layout.name
+        self._root = StoreRoot(root, layout)
+        self._threads = Threads()
         # Creating, loading and deleting come one after another: they decide who has a session and its number.
         self._door = trio.Lock()
         self._metas: dict[str, SessionMeta] = {}
         self._damaged: dict[str, Damage] = {}
         self._notes: list[Damage] = []
-        self._logs: dict[str, JournalLog] = {}
+        self._logs: dict[str, DiskLog] = {}
         self._notify: Callable[[str], None] = ignore
 
     def __repr__(self) -> str:
         state = "open" if self._root.is_held else "closed"
-        return f"<JournalStore {state}, {len(self._metas)} sessions, {len(self._logs)} logs open>"
+        return f"<{type(self).__name__} {state}, {len(self._metas)} sessions, {len(self._logs)} logs open>"
 
     async def open(self) -> tuple[Damage, ...]:
         with disk_errors("opening the session store"):
-            survey = await trio.to_thread.run_sync(self._root.take, limiter=self._threads)
+            survey = await self._threads.run(self._root.take)
         self._metas = {name: found.meta for name, found in survey.sessions.items() if found.meta}
         self._damaged = {
             name: Damage(name, found.problem) for name, found in survey.sessions.items() if found.problem
@@ -84,6 +72,9 @@ class JournalStore(Store):
     async def aclose(self) -> None:
         for log in tuple(self._logs.values()):
             await log.aclose()
+        if self._root.is_held:
+            with suppress(StoreError):
+                await self.save_catalogue()
         self._root.release()
 
     def metas(self) -> tuple[SessionMeta, ...]:
@@ -120,38 +111,60 @@ class JournalStore(Store):
             request_key=request_key,
         )
         async with self._door:
-            first, file = await self.on_disk("making a session", None, self._root.create, blank)
-            loaded = Loaded(self._add_log(begin_meta(first), file), (first,))
+            first, files = await self.on_disk("making a session", None, self._root.create, blank)
+            loaded = Loaded(self._add_log(begin_meta(first), files), (first,))
             self._notify(loaded.log.meta.id)
             return loaded
 
+    async def restore(self, steps: Sequence[Step]) -> SessionMeta:
+        async with self._door:
+            meta = await self.on_disk("restoring a session", None, self._root.restore, steps)
+            self._metas[meta.id] = meta
+            self._notify(meta.id)
+            return meta
+
     async def load(self, session: str) -> Loaded:
         async with self._door:
-            # Only names that were found in the grammar are in these, so no other can become a path.
-            if session not in self._metas and session not in self._damaged:
-                raise NotFound("session", session)
+            self._refuse_if_unknown(session)
             if session in self._logs:
                 raise StoreError("locked", "its log is open already: close it first", session=session)
             opened = await self.on_disk("loading a session", session, self._root.load, session)
             self._notes += (Damage(session, note) for note in opened.found.notes)
-            if opened.file is None or opened.found.meta is None:
+            if opened.files is None or opened.found.meta is None:
                 problem = opened.found.problem or "it cannot be read"
                 self._damaged[session] = Damage(session, problem)
                 raise StoreError("damaged", problem, session=session)
             # It may have been damaged before, and restored by a person since.
             self._damaged.pop(session, None)
-            return Loaded(self._add_log(opened.found.meta, opened.file), opened.steps, opened.partial)
+            log = self._add_log(opened.found.meta, opened.files)
+            return Loaded(log, opened.steps, opened.partial, opened.goal)
 
-    async def read(self, session: str, *, after: int = 0) -> tuple[Step, ...]:
-        if session not in self._metas and session not in self._damaged:
-            raise NotFound("session", session)
-        log = self._logs.get(session)
-        # Of an open log only so much is acknowledged.
-        size = log.size if log else None
-        return await self.on_disk("reading a session", session, self._root.read, session, size, after)
+    async def read(self, session: str, *, after: int = 0, upto: int | None = None) -> tuple[Step, ...]:
+        self._refuse_if_unknown(session)
+        meta = None if session in self._damaged else self._metas.get(session)
+        if meta is not None:
+            # What an open log has beyond these is not acknowledged.
+            upto = meta.steps if upto is None else min(upto, meta.steps)
+        try:
+            return await self.on_disk("reading a session", session, self._root.read, session, after, upto)
+        except StoreError:
+            # A deletion may have taken it away meanwhile; once the door is free it has come to its end.
+            async with self._door:
+                self._refuse_if_unknown(session)
+            raise
 
     def on_commit(self, notify: Callable[[str], None]) -> None:
-        self._notify = notify
+        self._notify = both(self._notify, notify)
+
+    async def sizes(self) -> dict[str, int]:
+        return await self.on_disk("measuring the sessions", None, self._root.sizes)
+
+    def check_room(self) -> None:
+        with disk_errors("a new run"):
+            self._root.check_room()
+
+    async def save_catalogue(self) -> None:
+        await self.on_disk("saving the catalogue", None, self._root.save_catalogue)
 
     async def delete(self, session: str, *, request_key: str | None = None) -> bool:
         async with self._door:
@@ -169,19 +182,78 @@ class JournalStore(Store):
     def deletions(self) -> tuple[Deletion, ...]:
         return still_known(self._root.deletions, utc_now())
 
+    async def look_around(self, look: Callable[[], None]) -> None:
+        """Have ``look`` called in a thread while no session comes, goes or is loaded.
+
+        Raises:
+          StoreError: the store is not open.
+        """
+        async with self._door:
+            await self.on_disk("checking the store", None, look)
+
+    async def look_into(self, session: str, look: Callable[[Held | None], bool]) -> None:
+        """Have ``look`` called in a thread while nobody loads the session or writes to it.
+
+        It is told what an open log holds, and must change nothing then; else it may, and tells if it has.
+
+        Raises:
+          StoreError: as ``look_around``.
+        """
+        async with self._door:
+            if log := self._logs.get(session):
+                await log.look_into(look)
+            elif await self.on_disk("checking a session", session, look, None):
+                found = await self.on_disk("checking a session", session, self._root.look_again, session)
+                self._believe(session, found)
+
+    def _believe(self, session: str, found: Found | None) -> None:
+        """Take note of what has become of a session while its log was closed; null if it is gone."""
+        self._metas.pop(session, None)
+        self._damaged.pop(session, None)
+        if found is not None and found.meta is not None:
+            self._metas[session] = found.meta
+        if found is not None and found.problem is not None:
+            self._damaged[session] = Damage(session, found.problem)
+        self._notify(session)
+
     async def on_disk(self, doing: str, session: str | None, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run a blocking call in a thread; once it has begun it is waited for, whatever is cancelled.
 
         Raises:
           StoreError: for the system's errors, and when the store is not open.
         """
-        return await self._run(self._threads, doing, session, work, *args)
+        self._refuse_if_closed(session)
+        with disk_errors(doing, session):
+            return await self._threads.run(work, *args)
 
-    async def beside_syncs(
-        self, doing: str, session: str, work: Callable[[*Args], None], *args: *Args
-    ) -> None:
-        """Run a blocking call that syncs nothing, as ``on_disk``, and not behind those that do."""
-        await self._run(self._partial_threads, doing, session, work, *args)
+    async def commit(self, doing: str, session: str, work: Callable[[], T]) -> T:
+        """Like ``on_disk`` for what many sessions do at the same time, and what is soon done.
+
+        Raises:
+          StoreError: likewise.
+        """
+        self._refuse_if_closed(session)
+        with disk_errors(doing, session):
+            return await self._threads.run_together(work)
+
+    async def beside_syncs(self, doing: str, session: str, work: Callable[[], None]) -> None:
+        """Like ``on_disk`` for what syncs nothing.
+
+        Raises:
+          StoreError: likewise.
+        """
+        self._refuse_if_closed(session)
+        with disk_errors(doing, session):
+            await self._threads.run_unsynced(work)
+
+    def _refuse_if_unknown(self, session: str) -> None:
+        # Only names that were found in the grammar are in these, so no other can become a path.
+        if session not in self._metas and session not in self._damaged:
+            raise NotFound("session", session)
+
+    def _refuse_if_closed(self, session: str | None) -> None:
+        if not self._root.is_held:
+            raise StoreError("io", "the session store is closed", session=session)
 
     def home(self, session: str) -> Path:
         """Name the directory of a session that is in the store."""
@@ -196,32 +268,19 @@ class JournalStore(Store):
         """Take note that a log is closed."""
         del self._logs[session]
 
-    async def _run(
-        self,
-        threads: trio.CapacityLimiter,
-        doing: str,
-        session: str | None,
-        work: Callable[[*Args], T],
-        *args: *Args,
-    ) -> T:
-        if not self._root.is_held:
-            raise StoreError("io", "the session store is closed", session=session)
-        with disk_errors(doing, session):
-            return await trio.to_thread.run_sync(work, *args, limiter=threads)
-
-    def _add_log(self, meta: SessionMeta, file: JournalFile) -> JournalLog:
+    def _add_log(self, meta: SessionMeta, files: SessionFiles) -> DiskLog:
         self._metas[meta.id] = meta
-        log = self._logs[meta.id] = JournalLog(self, meta, file)
+        log = self._logs[meta.id] = DiskLog(self, meta, files)
         return log
 
 
-class JournalLog(SessionLog):
-    """The log of a session in a ``JournalStore``, which makes it."""
+class DiskLog(SessionLog):
+    """The log of a session in a ``DiskStore``, which makes it."""
 
-    def __init__(self, store: JournalStore, meta: SessionMeta, file: JournalFile) -> None:
+    def __init__(self, store: DiskStore, meta: SessionMeta, files: SessionFiles) -> None:
         self._store = store
         self._meta = meta
-        self._file = file
+        self._files = files
         self._partial = PartialFile(store.home(meta.id))
         self._turn = trio.Lock()
         self._partial_turn = trio.Lock()
@@ -229,7 +288,7 @@ class JournalLog(SessionLog):
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open"
-        return f"<JournalLog {self._meta.id} {state}, {self._meta.steps} steps>"
+        return f"<DiskLog {self._meta.id} {state}, {self._meta.steps} steps>"
 
     @property
     def meta(self) -> SessionMeta:
@@ -237,16 +296,15 @@ class JournalLog(SessionLog):
 
     @property
     def size(self) -> int:
-        return self._file.size
+        return self._files.size
 
     async def append(self, records: Sequence[Record]) -> tuple[Step, ...]:
         self._refuse_if_closed()
         if not records:
             return ()
         async with self._turn:
-            steps, meta = await self._store.on_disk(
-                "saving records", self._meta.id, self._write, tuple(records)
-            )
+            work = partial(self._write, tuple(records))
+            steps, meta = await self._store.commit("saving records", self._meta.id, work)
             self._meta = meta
             self._store.keep(meta)
             return steps
@@ -254,9 +312,8 @@ class JournalLog(SessionLog):
     async def keep_partial(self, piece: Partial, *, is_first: bool) -> None:
         async with self._partial_turn:
             if not self._is_closed:
-                await self._store.beside_syncs(
-                    "keeping a part of a reply", self._meta.id, self._partial.write, piece, is_first
-                )
+                write = partial(self._partial.write, piece, is_first)
+                await self._store.beside_syncs("keeping a part of a reply", self._meta.id, write)
 
     async def checkpoint(self) -> None:
         self._refuse_if_closed()
@@ -270,6 +327,12 @@ class JournalLog(SessionLog):
         """Give the files of a session back that is about to be deleted. Like ``aclose`` in all else."""
         await self._close(is_kept=False)
 
+    async def look_into(self, look: Callable[[Held | None], bool]) -> None:
+        """Have ``look`` called in a thread with what is acknowledged, while nobody writes."""
+        async with self._turn:
+            held = Held(self._files.size, self._files.checksum, self._meta)
+            await self._store.on_disk("checking a session", self._meta.id, look, held)
+
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
             raise StoreError("io", "its log is closed: load the session again", session=self._meta.id)
@@ -278,18 +341,14 @@ class JournalLog(SessionLog):
         """Append in the thread. Only the holder of the turn comes here, so the meta stands still."""
         meta = self._meta
         steps = tuple(Step(n, utc_now(), record) for n, record in enumerate(records, meta.steps + 1))
-        self._file.append(encode_append(steps))
+        self._files.append(steps)
         for step in steps:
             meta = advance(meta, step)
         return steps, meta
 
     async def _save_meta(self) -> None:
-        await self._store.on_disk("saving what a log adds up to", self._meta.id, self._write_meta)
-
-    def _write_meta(self) -> None:
-        """Save the meta in the thread. It vouches for the file, so the file must be in no doubt."""
-        self._file.mend()
-        save_meta(self._store.home(self._meta.id), self._meta, self._file.size, self._file.checksum)
+        doing = "saving what a log adds up to"
+        await self._store.on_disk(doing, self._meta.id, self._files.save_meta, self._meta)
 
     async def _close(self, *, is_kept: bool) -> None:
         if self._is_closed:
@@ -305,5 +364,5 @@ class JournalLog(SessionLog):
                             await self._save_meta()
                 finally:
                     self._partial.close()
-                    self._file.close()
+                    self._files.close()
                     self._store.forget_log(self._meta.id)

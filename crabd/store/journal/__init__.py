@@ -1,0 +1,1 @@
+"""One append-only file of JSON lines per session, and what is kept beside it. The default store."""
