@@ -1,4 +1,4 @@
-"""A session's log, read from its file as anybody can, and what must hold of it whatever anybody was told."""
+"""A session's log, read from its files as anybody can, and what must hold of it whatever anybody was told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from crabd.store.journal.line import encode_step
+from crabd.store.stepfiles.store import StepLayout
 from tests.e2e.witness import Json, text_of
 
 
@@ -22,11 +24,11 @@ class User(msgspec.Struct):
 
 
 class Journal:
-    """A session's log, read from its file as anybody can."""
+    """A session's log, read from its files as anybody can."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        lines = [msgspec.json.decode(line) for line in read_lines(home)]
         self.entries: list[Json] = []
         self.opened: list[str] = []
         self.closed: dict[str, str] = {}
@@ -43,7 +45,7 @@ class Journal:
         self.texts = [user.text for user in self.users]
 
     def __repr__(self) -> str:
-        return f"<Journal {self.path}, {self.steps} steps>"
+        return f"<Journal {self.home}, {self.steps} steps>"
 
     def messages_of(self, run: str) -> list[Json]:
         """List a run's messages."""
@@ -105,6 +107,14 @@ class Journal:
                 self.archives[record["archive"]] = record["summary"]
             case _:
                 pass
+
+
+def read_lines(home: Path) -> list[bytes]:
+    """Read the lines of a journal, or what step files would be as such."""
+    journal = home / "journal.jsonl"
+    if journal.exists():
+        return journal.read_bytes().splitlines()
+    return [encode_step(step) for step in StepLayout().read(home, 0, None)]
 
 
 def expect(text: str) -> tuple[str, str]:
