@@ -13,7 +13,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import NotFound, StoreError
+from crabd.errors import NotFound, ShuttingDown, StoreError
 from crabd.events import SessionInfo, SessionState, Snapshot
 from crabd.messages import utc_now
 from crabd.runtime.broker import Broker
@@ -51,6 +51,7 @@ class Sessions:
         self._claims = Claims(store, scratch)
         self._router = Router()
         self._live: dict[str, Session] = {}
+        self._is_closed = False
         self._listing = Listing((meta.updated_at, meta.id) for meta in (*store.metas(), *scratch.metas()))
         store.on_commit(self._keep_place)
         scratch.on_commit(self._keep_place)
@@ -92,7 +93,7 @@ class Sessions:
         """Find a session, reading from the store what it lacks: itself, or what became of a request key.
 
         Raises:
-          NotFound, StoreError.
+          NotFound, StoreError; ShuttingDown: all logs are being closed.
         """
         found = self.find_live(session)
         if found is not None and found.knows(request_key):
@@ -133,6 +134,7 @@ class Sessions:
           NotFound: the session that was the answer is gone.
           RequestKeyReused: the key came with another request.
           StoreError: it could not be read or made.
+          ShuttingDown: all logs are being closed.
         """
         async with self._turn_of(request_key):
             known = self._claims.recall(identity, topic, request_key) if request_key is not None else None
@@ -142,6 +144,7 @@ class Sessions:
                 session = self.find_active(identity, topic) or await self._load_latest(identity, topic)
                 is_new = session is None
                 if session is None:
+                    self._refuse_if_closed()
                     store = self._scratch if identity.is_ephemeral else self._store
                     loaded = await store.create(
                         identity.agent,
@@ -254,7 +257,8 @@ class Sessions:
         return meta.id not in self._live and not self._store.is_damaged(meta.id) and may_go(meta)
 
     async def aclose(self) -> None:
-        """Close all logs; the sessions are not to be used any more."""
+        """Close all logs; the sessions are not to be used any more, and none is loaded or made."""
+        self._is_closed = True
         for session in self.live():
             session.end = "closed"
             await session.aclose()
@@ -354,6 +358,10 @@ class Sessions:
         meta = self._store_of(session).meta(session)
         self._listing.note(session, meta.updated_at if meta is not None else None)
 
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise ShuttingDown
+
     def _turn_of(self, request_key: str | None) -> AbstractAsyncContextManager[None]:
         """Take the requests of one key one by one, so that a repeated one finds what the first has done."""
         # No session's id has a space.
@@ -371,7 +379,10 @@ class Sessions:
     async def _load(self, session: str, request_key: str | None) -> Session:
         """Load a session, and what it has to know of the key; the caller holds its lock."""
         store, horizon = self._store_of(session), utc_now() - KEY_AGE
-        found = self.find_live(session) or self._adopt(await store.load(session))
+        found = self.find_live(session)
+        if found is None:
+            self._refuse_if_closed()
+            found = self._adopt(await store.load(session))
         if not found.knows(request_key):
             known = tuple(found.steps)
             found.recall(await read_back(store, session, known, lambda steps: steps[0].at < horizon))

@@ -6,13 +6,18 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from crabd.errors import ShuttingDown
 from crabd.messages import TextBlock, Usage, user_text
 from crabd.providers.base import TextChunk
+from crabd.runtime.broker import Broker
 from crabd.runtime.recovery import INTERRUPTED_OUTPUT, close_interrupted
+from crabd.runtime.router import Identity
 from crabd.runtime.session import Session
+from crabd.runtime.sessions import Sessions
 from crabd.store.base import Loaded, Partial
 from crabd.store.inmemory import InMemoryLog, InMemoryStore
 from crabd.store.record import MessageAdded, Record, RunClosed, Step
@@ -251,3 +256,36 @@ async def test_the_number_of_a_run_that_was_cancelled_before_it_was_recorded_is_
         outcome = await bench.ask(await bench.session(), "go")
 
         assert outcome.run == "r2"
+
+
+class SlowToClose(InMemoryLog):
+    """A log that takes its time to close, and tells when it has begun."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        super().__init__(steps)
+        self.is_closing = trio.Event()
+        self.may_close = trio.Event()
+
+    async def aclose(self) -> None:
+        self.is_closing.set()
+        await self.may_close.wait()
+        await super().aclose()
+
+
+async def test_who_asks_for_a_session_while_all_are_closed_is_told_that_the_daemon_stops() -> None:
+    store = OddStore(SlowToClose)
+    sessions = Sessions(store, InMemoryStore(first_number=1000), Broker("epoch", lambda payload: payload))
+    identity = Identity("crab", "user")
+    session, _ = await sessions.get_or_create(identity, topic=None, description=None, cwd=None)
+    log = session.log
+    assert isinstance(log, SlowToClose)
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sessions.aclose)
+            await log.is_closing.wait()
+            with pytest.raises(ShuttingDown):
+                await sessions.load(session.id)
+            with pytest.raises(ShuttingDown):
+                await sessions.get_or_create(identity, topic="new", description=None, cwd=None)
+            log.may_close.set()
