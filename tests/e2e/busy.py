@@ -107,7 +107,7 @@ class Busy:
                 ended.compare(journals[name].messages_of(ended.run))
                 figures["runs compared"] += 1
             for cut in stream.tellings.values():
-                due = cut.compare_cut(journals[name].messages_of(cut.run), self.world.kept_until)
+                due = cut.compare_cut(journals[name].messages_of(cut.run), self.world.newest)
                 figures["cut runs compared"] += 1
                 figures["characters that were due"] += len(due)
 

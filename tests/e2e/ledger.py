@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import combinations
 from random import Random
 
 from tests.e2e.journals import Journal
-from tests.e2e.witness import KEPT_AFTER, Json, text_of
+from tests.e2e.witness import Json, text_of
 
 NEVER = 1 << 60
 # How many of all messages are answered slowly, so that a kill finds them unfinished.
@@ -29,17 +29,10 @@ class World:
     def __init__(self, watch: Callable[[str], None]) -> None:
         self.ledgers: dict[str, Ledger] = {}
         self.newest = datetime.min.replace(tzinfo=UTC)
-        # The longest that the disk has taken for a write that is not synced, in this life of the daemon.
-        self.slowest_write = timedelta()
         self.figures: Counter[str] = Counter()
         self._watch = watch
         self._clock = 0
         self._serial = 0
-
-    @property
-    def kept_until(self) -> datetime:
-        """Until when all text that was shown must be in the store."""
-        return self.newest - KEPT_AFTER - self.slowest_write
 
     def note(self, what: str) -> int:
         """Take note of something; returns the time."""

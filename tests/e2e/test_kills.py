@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,7 +30,6 @@ STORES = ("journal", "stepfiles")
 CUT_SHORT = "that append was cut short and never acknowledged"
 # A life in which nobody happens to see what the kill waits for ends all the same.
 LIFE_SECONDS = 4.0
-PROBE_SECONDS = 0.05
 # How often a daemon is told to stop before it is killed, and how often it is killed before it is ready.
 ANNOUNCED = 0.15
 STILLBORN = 0.3
@@ -103,10 +101,8 @@ def seeded(home: Home) -> Generator[Random]:
 async def live_and_die(daemon: Daemon, world: World, fate: Fate, clients: Sequence[Busy]) -> None:
     """Let all clients loose on the daemon, and kill it when its time has come."""
     fate.begin()
-    world.slowest_write = timedelta()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch_disk, daemon.home.directory / "probe", world, daemon)
             for client in clients:
                 nursery.start_soon(client.work, daemon.home.socket)
             with trio.move_on_after(LIFE_SECONDS):
@@ -116,16 +112,6 @@ async def live_and_die(daemon: Daemon, world: World, fate: Fate, clients: Sequen
             await trio.sleep(fate.hesitate())
             await daemon.stop(signal.SIGKILL)
     world.close()
-
-
-async def watch_disk(probe: Path, world: World, daemon: Daemon) -> None:
-    """Measure how long the disk holds up what is written to it, as long as the daemon lives."""
-    while daemon.process.returncode is None:
-        began = trio.current_time()
-        await trio.to_thread.run_sync(probe.write_bytes, b"there is room")
-        await trio.to_thread.run_sync(probe.unlink)
-        world.slowest_write = max(world.slowest_write, timedelta(seconds=trio.current_time() - began))
-        await trio.sleep(PROBE_SECONDS)
 
 
 async def die_at_birth(home: Home, seconds: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 Json: TypeAlias = dict[str, Any]
 
 # Text that was shown this long before the newest event must be in the store. crabd promises a quarter of a
-# second; the rest is for a machine that is busy with other things. A disk that is busy comes on top.
+# second; the rest is for a disk and a machine that are busy with other things.
 KEPT_AFTER = timedelta(seconds=2)
 # A session keeps 256 KiB of events for a client that comes back; none here is as long as half a kilobyte.
 KEPT_EVENTS = 512
@@ -98,7 +98,7 @@ class Telling:
             # Looking for it goes through the rest up to it, so that the order counts.
             assert not words or words in rest, f"{self!r}: {words!r} was told, {found} is stored"
 
-    def compare_cut(self, stored: Sequence[Json], kept_until: datetime) -> str:
+    def compare_cut(self, stored: Sequence[Json], newest: datetime) -> str:
         """Hold a run that a kill has cut against its messages in the store; returns the text that was due.
 
         Raises:
@@ -110,12 +110,14 @@ class Telling:
         assert found[: self.saved] == self.messages[: self.saved], f"{self!r}: {self.messages}, {found}"
         if self._unpaid is None:
             return ""
-        due = "".join(text for at, text in self._pieces if at <= kept_until)
+        due = "".join(text for at, text in self._pieces if at <= newest - KEPT_AFTER)
         told = "".join(text for _, text in self._pieces)
         rest = found[self.saved :]
         kept = _words_of(rest[0]) if rest and rest[0]["role"] == "assistant" else ""
         assert kept.startswith(due), f"{self!r}: {due!r} was due, {kept!r} is stored"
         assert kept.startswith(told) or told.startswith(kept), f"{self!r}: {told!r} told, {kept!r} stored"
+        # What comes in a later life is no measure of this one.
+        self._pieces.clear()
         return due
 
     def _reply(self) -> Json:
