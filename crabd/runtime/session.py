@@ -20,7 +20,7 @@ from crabd.errors import QueueFull, SessionBusy, StoreError
 from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
 from crabd.messages import StopReason, Usage, UserBlock, utc_now
 from crabd.runtime.broker import Topic
-from crabd.runtime.keys import recall_keys
+from crabd.runtime.keys import Keys, recall_keys
 from crabd.runtime.prompt import Context
 from crabd.runtime.run import Run
 from crabd.runtime.ticket import Outcome, Ticket
@@ -67,8 +67,9 @@ class Session:
         self.end: Literal["closed", "deleted"] | None = None
         # In the clock of the event loop: when somebody asked for the session last.
         self.used_at = trio.current_time()
-        self.keys = recall_keys(loaded.steps, utc_now())
+        # A part of the log may begin in the middle of a run, and what its keys have led to is not all there.
         self._has_all_keys = self.first == 1 or self.steps[0].at < utc_now() - KEY_AGE
+        self.keys = recall_keys(loaded.steps, utc_now()) if self._has_all_keys else Keys()
         self._next_run = 1 + self.meta.last_run
         self._unsaved: list[Record] = []
         self._save_lock = trio.Lock()
