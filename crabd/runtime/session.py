@@ -130,8 +130,18 @@ class Session:
           StoreError: with ``is_kept`` the records stay here and are written before anything later is, because
             what they tell has happened; else they are forgotten, because their sender is told no.
         """
+        return await self.save_made(lambda: records, is_kept=is_kept)
+
+    async def save_made(
+        self, make: Callable[[], Sequence[Record]], *, is_kept: bool = False
+    ) -> tuple[Step, ...]:
+        """Make records durable, as ``save``, that are made once it is their turn.
+
+        Raises:
+          StoreError: as ``save``.
+        """
         async with self._save_lock:
-            return await self._write(records, is_kept=is_kept)
+            return await self._write(make(), is_kept=is_kept)
 
     async def save_while(self, is_waiting: Callable[[], bool], record: MessageQueued) -> bool:
         """Save that a message waits, unless it waits no more once it is this record's turn; tell which.

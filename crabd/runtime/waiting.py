@@ -12,7 +12,7 @@ from crabd.runtime.loop import CLOSING_SECONDS, shielded
 from crabd.runtime.recovery import leave_unanswered
 from crabd.runtime.session import Session
 from crabd.runtime.ticket import Ticket
-from crabd.store.record import RunClosed
+from crabd.store.record import MessageQueued, Record, RunClosed
 
 STOPPED = ErrorInfo(SHUTTING_DOWN, "shutting_down", "the daemon was stopped: send the message again")
 
@@ -30,10 +30,18 @@ async def cancel_waiting(session: Session, ticket: Ticket) -> None:
     try:
         # Whoever asked for it may leave, and the message must not come back for that.
         with shielded(CLOSING_SECONDS):
-            await session.save([RunClosed(ticket.run, "cancelled", 0.0, Usage())], is_kept=True)
+            await session.save_made(lambda: _end_waiting(ticket), is_kept=True)
             is_saved = True
     finally:
         session.settle(ticket, "cancelled", persisted=is_saved)
+
+
+def _end_waiting(ticket: Ticket) -> tuple[Record, ...]:
+    """Make the records of a cancelled message; its key must be in the log, or it would be taken for new."""
+    closed = RunClosed(ticket.run, "cancelled", 0.0, Usage())
+    if ticket.is_recorded or ticket.request_key is None:
+        return (closed,)
+    return (MessageQueued(ticket.run, ticket.content, request_key=ticket.request_key), closed)
 
 
 async def leave_waiting(session: Session) -> None:

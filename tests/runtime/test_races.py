@@ -289,3 +289,19 @@ async def test_who_asks_for_a_session_while_all_are_closed_is_told_that_the_daem
             with pytest.raises(ShuttingDown):
                 await sessions.get_or_create(identity, topic="new", description=None, cwd=None)
             log.may_close.set()
+
+
+async def test_a_message_cancelled_before_it_was_recorded_is_not_taken_for_new_when_it_comes_again() -> None:
+    async with open_bench([trio.Event(), *says("first")]) as bench:
+        session = await bench.session()
+        await bench.accept(session, "first")
+        admission = bench.runtime.admit(session, WORD, request_key="k", on_ticket=lambda _: None)
+        await bench.runtime.cancel(session, admission.ticket.run)
+
+        await bench.runtime.close(session.id, cancel=True)
+        session = await bench.runtime.sessions.load(session.id)
+        again = bench.runtime.admit(session, WORD, request_key="k", on_ticket=lambda _: None)
+
+        assert again.disposition == "attached"
+        assert (await outcome_of(again.ticket)).stop_reason == "cancelled"
+        assert session.meta.queued == ()
