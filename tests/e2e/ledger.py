@@ -126,7 +126,9 @@ class Said(Fact):
             self.result = answer
 
     def refuse(self, now: int) -> None:
-        self.is_refused = self.run is None
+        # What was asked before, and never answered, may have been taken all the same: a daemon that is about
+        # to stop looks nothing up.
+        self.is_refused = self.run is None and self.first_ask == self.last_ask
 
 
 class Write(Fact):
