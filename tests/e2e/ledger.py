@@ -188,7 +188,8 @@ class Ledger:
         self.cancelled_until = 0
         self.is_new = True
         self.is_delete_asked = False
-        self.is_gone = False
+        # From when on nobody may be given it any more.
+        self.gone_at = NEVER
 
     def __repr__(self) -> str:
         return f"<Ledger {self.session}, {len(self.said)} said{', gone' if self.is_gone else ''}>"
@@ -213,6 +214,10 @@ class Ledger:
         for setting in self.settings.values():
             setting.close(now)
 
+    @property
+    def is_gone(self) -> bool:
+        return self.gone_at < NEVER
+
     def check_life(self, is_there: bool) -> None:
         """Hold that the session is there, or is not, against what was told, while nothing is under way.
 
@@ -221,7 +226,8 @@ class Ledger:
         """
         assert is_there or self.is_delete_asked, f"{self!r} is lost"
         assert not (is_there and self.is_gone), f"{self!r} has come back"
-        self.is_gone = self.is_delete_asked = not is_there
+        self.is_delete_asked = not is_there
+        self.gone_at = NEVER if is_there else 0
 
     def check_settings(self, info: Json) -> None:
         """Hold a session's settings against what was told.
@@ -278,10 +284,15 @@ class Creation(Fact):
 
     def __init__(self, ledgers: dict[str, Ledger]) -> None:
         self._ledgers = ledgers
+        self._asked = NEVER
+
+    def ask(self, now: int) -> None:
+        self._asked = now
 
     def accept(self, answer: Json, now: int) -> None:
         ledger = self._ledgers.setdefault(answer["id"], Ledger(answer["id"]))
-        assert not ledger.is_gone, f"{ledger!r} has come back"
+        # Two links are read in any order, so the answer may be older than the deletion that was read first.
+        assert self._asked < ledger.gone_at, f"{ledger!r} has come back"
         if answer["created"]:
             assert ledger.is_new, f"{ledger!r} was made twice"
             ledger.is_new = False
@@ -316,7 +327,7 @@ class Deletion(Closing):
         self.ledger.is_delete_asked = True
 
     def accept(self, answer: Json, now: int) -> None:
-        self.ledger.is_gone = True
+        self.ledger.gone_at = min(now, self.ledger.gone_at)
 
 
 def _check_order(said: list[Said]) -> None:
