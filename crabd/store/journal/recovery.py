@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import reduce
 from itertools import count
 from pathlib import Path
 from zlib import crc32
@@ -30,7 +29,7 @@ from crabd.store.disk import (
 )
 from crabd.store.journal.line import Place, find_place, read_trusted, scan
 from crabd.store.layout import ADVICE, Found, guess_meta, other_store
-from crabd.store.meta import SessionMeta, advance, begin_meta, tail_of
+from crabd.store.meta import SessionMeta, add_up, tail_of
 from crabd.store.record import Step
 from crabd.store.seal import is_sealed, seal
 
@@ -177,7 +176,7 @@ def _add_up(steps: Sequence[Step], session: str) -> SessionMeta:
     """Sum up a log; a ValueError says that it is none of that session."""
     if not steps:
         raise ValueError("it holds not one whole record")
-    meta = reduce(advance, steps[1:], begin_meta(steps[0]))
+    meta = add_up(steps)
     if meta.id != session:
         raise ValueError(f"it is the log of {meta.id}")
     return meta
