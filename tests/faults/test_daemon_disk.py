@@ -18,6 +18,7 @@ import trio
 
 from tests.e2e.daemon import PATIENCE, Client, Daemon, Home, WireError, start_daemon
 from tests.faults.appending import can_trace
+from tests.faults.small import mounted
 
 MEGABYTE = 1024 * 1024
 
@@ -25,16 +26,8 @@ MEGABYTE = 1024 * 1024
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of four megabytes, of which a sixty-fourth is kept in reserve."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("only root may mount a small disk")
-    # Out of sight at once, so that a killed test leaves no mount: the open directory keeps the disk.
-    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-    yield Path(f"/proc/{os.getpid()}/fd/{fd}")
-    os.close(fd)
+    with mounted(tmp_path / "disk", "size=4m") as fd:
+        yield Path(f"/proc/{os.getpid()}/fd/{fd}")
 
 
 @asynccontextmanager
