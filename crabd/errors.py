@@ -4,7 +4,8 @@
     ├── BadRequest       -32602  well-formed, but means nothing here
     ├── NotFound         -32002  no such session, agent, model
     ├── Refused          -32003  not allowed now
-    │   └── SessionPaused
+    │   ├── SessionPaused
+    │   └── BudgetSpent
     ├── NoRun            -32004  steer or cancel with nothing going
     ├── Conflict         -32005  the session is in a state that forbids it
     │   ├── SessionBusy
@@ -12,6 +13,7 @@
     │   ├── NothingToCompact
     │   └── RequestKeyReused
     ├── ProviderError    -32010  the model server failed
+    │   └── ServerLeftAlone
     ├── StoreError       -32020  the session store failed
     ├── ShuttingDown     -32030  the daemon is stopping
     ├── RequestCancelled -32800  somebody stopped what was being waited for
@@ -30,8 +32,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar, Literal
 
-    ProviderErrorKind = Literal["rate_limited", "auth", "context_too_long", "unavailable", "bad_reply"]
+    ProviderErrorKind = Literal[
+        "rate_limited", "auth", "context_too_long", "unavailable", "bad_reply", "left_alone"
+    ]
     StoreErrorKind = Literal["io", "full", "damaged", "locked"]
+    BudgetKind = Literal["budget", "daily_budget"]
+    BudgetLimit = Literal["tokens", "cost", "rounds", "seconds"]
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -110,6 +116,30 @@ class SessionPaused(Refused):
         return f"session {self.session} is paused: resume it first (session/resume)"
 
 
+class BudgetSpent(Refused):
+    """A session's budget, or what all sessions of its agent may use in a day, has come to its ``limit``.
+
+    What is ``allowed`` and ``spent`` is in tokens, US dollars, model calls or seconds.
+    """
+
+    def __init__(
+        self, kind: BudgetKind, session: str, agent: str, *, limit: BudgetLimit, allowed: float, spent: float
+    ) -> None:
+        self.kind = kind
+        self.session = session
+        self.agent = agent
+        self.limit: BudgetLimit = limit
+        self.allowed = allowed
+        self.spent = spent
+
+    def __str__(self) -> str:
+        figures = f"{self.limit}: {self.spent:.10g} of {self.allowed:.10g}"
+        if self.kind == "budget":
+            return f"the budget of session {self.session} is spent ({figures}): raise it (session/configure)"
+        advice = "wait until 00:00 UTC, or raise daily_budget in the agent's file and reload"
+        return f"today's budget of agent {self.agent} is spent ({figures}): {advice}"
+
+
 class NoRun(CrabdError):
     """Steering or cancelling needs a run that is going."""
 
@@ -166,7 +196,9 @@ class NothingToCompact(Conflict):
         self.session = session
 
     def __str__(self) -> str:
-        return f"session {self.session} has no complete round to summarise yet: send a message first"
+        return (
+            f"session {self.session} has nothing yet that a summary would make shorter: go on with it first"
+        )
 
 
 class RequestKeyReused(Conflict):
@@ -207,6 +239,30 @@ class ProviderError(CrabdError):
         self.provider = provider
         self.status = status
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        wait = f" (try again in {self.retry_after:.0f} s)" if self.retry_after else ""
+        return f"{self.provider}: {self.problem}{wait}"
+
+
+class ServerLeftAlone(ProviderError):
+    """The server has failed so often that it is not asked for ``retry_after`` seconds, ``until`` a time.
+
+    Without one another request is trying it just now. ``last`` is what it failed with.
+    """
+
+    def __init__(
+        self, last: str, *, provider: str, failures: int, retry_after: float | None, until: str | None
+    ) -> None:
+        now = f"is left alone until {until}" if until else "is being tried by another request"
+        problem = (
+            f"its server has failed {failures} times in a row and {now}: "
+            f"wait, or run `crabctl reload` to try at once. The last failure: {last}"
+        )
+        super().__init__("left_alone", problem, provider=provider, retry_after=retry_after)
+        self.last = last
+        self.failures = failures
+        self.until = until
 
     def __str__(self) -> str:
         return f"{self.provider}: {self.problem}"

@@ -16,7 +16,7 @@ from msgspec import Struct
 SESSION_ID_PATTERN = r"^[a-z0-9-]+_[a-z0-9-]+_[1-9][0-9]*$(?!\n)"
 
 StopReason: TypeAlias = Literal[
-    "end_turn", "max_rounds", "max_tokens", "cancelled", "refused", "error", "interrupted"
+    "end_turn", "max_rounds", "max_tokens", "budget", "cancelled", "refused", "error", "interrupted"
 ]
 ToolStatus: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
 
@@ -25,8 +25,14 @@ class TextBlock(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag="
     text: str
 
 
-class ThinkingBlock(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag="thinking"):
+class ThinkingBlock(
+    Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True, tag="thinking"
+):
+    """``signature`` is what the model ``signed_by``, a ``provider/model``, wants back with its thinking."""
+
     text: str
+    signature: str = ""
+    signed_by: str = ""
 
 
 class ToolCall(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag="tool_call"):
@@ -49,11 +55,15 @@ class UserMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag_field="
 
 
 class AssistantMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag_field="role", tag="assistant"):
-    """``partial`` marks a reply that was cut short: cancelled, failed or interrupted."""
+    """``partial`` marks a reply that was cut short: cancelled, failed or interrupted.
+
+    ``agent`` names the guest that gave it; empty for the session's own agent.
+    """
 
     content: tuple[AssistantBlock, ...]
     model: str = ""
     partial: bool = False
+    agent: str = ""
 
 
 class ToolMessage(Struct, frozen=True, gc=False, tag_field="role", tag="tool"):
@@ -69,7 +79,11 @@ Message: TypeAlias = UserMessage | AssistantMessage | ToolMessage
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens of one model call, or the sum of several; ``cost`` is in US dollars, null when unknown."""
+    """Tokens of one model call, or the sum of several; ``cost`` is in US dollars, null when unknown.
+
+    Input tokens count those read from and written to a cache, output tokens those of reasoning. A sum's cost
+    is that of the calls whose cost is known.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0

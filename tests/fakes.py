@@ -86,7 +86,7 @@ class ScriptedModels(Models):
     def __init__(self, provider: ScriptedProvider) -> None:
         self.provider = provider
 
-    def resolve(self, model: str | None) -> ModelChoice:
+    def resolve(self, model: str | None, fallbacks: Sequence[str] = ()) -> ModelChoice:
         return ModelChoice(model or "scripted/one", "one", self.provider, "a test wrote it", 1000)
 
     async def list_models(self) -> tuple[tuple[ModelInfo, ...], tuple[str, ...]]:

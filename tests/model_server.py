@@ -1,9 +1,12 @@
-"""A real OpenAI-compatible model server that says what a test tells it to, and fails the way servers fail.
+"""A real model server that says what a test tells it to, and fails the way servers fail.
+
+It speaks OpenAI's two dialects and Anthropic's.
 
 Run it with ``python -m tests.model_server --port 0``: the first line on stdout is its URL, and ``URL/v1`` is
 the base_url for a provider. Without a script it echoes the last user text word by word.
 
     POST /v1/chat/completions   the next scripted reply, streamed or not
+    POST /v1/responses, /v1/messages  … always streamed
     GET  /v1/models             the models
     POST /script                queue replies: a JSON array of ``Reply``
     POST /models                replace the models: a JSON array of objects
@@ -25,11 +28,11 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import repeat
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -76,6 +79,7 @@ class Raw(Struct, frozen=True, tag="raw"):
     times: int = 1
 
 
+Item: TypeAlias = dict[str, Any]
 Part: TypeAlias = Say | Think | Call | Gate | At | Raw
 Ending: TypeAlias = Literal["clean", "cut", "reset", "hang"]
 
@@ -238,7 +242,11 @@ class _Server:
         place = urlsplit(request.target)
         match request.method, place.path.split("/")[1:]:
             case "POST", ["v1", "chat", "completions"]:
-                return await self._chat(link, request)
+                return await self._chat(link, request, _Chat())
+            case "POST", ["v1", "responses"]:
+                return await self._chat(link, request, _Responses())
+            case "POST", ["v1", "messages"]:
+                return await self._chat(link, request, _Messages())
             case "GET", ["v1", "models"]:
                 await link.send_json({"object": "list", "data": self._models})
             case "POST", ["script"]:
@@ -257,7 +265,7 @@ class _Server:
                 await link.send(_head(404, {}, b""))
         return True
 
-    async def _chat(self, link: _Link, request: _Request) -> bool:
+    async def _chat(self, link: _Link, request: _Request, dialect: _Dialect) -> bool:
         seen = Seen(
             path=request.target,
             headers=request.headers,
@@ -269,7 +277,7 @@ class _Server:
         reply = self._replies.popleft() if self._replies else _echo(seen.body)
         try:
             async with link.watched():
-                return await self._reply(link, seen.body, reply)
+                return await self._reply(link, seen.body, reply, dialect)
         except _HungUp:
             seen.hung_up = True
             raise
@@ -277,7 +285,7 @@ class _Server:
             seen.settled = True
             self._tell_change()
 
-    async def _reply(self, link: _Link, body: dict[str, Any], reply: Reply) -> bool:
+    async def _reply(self, link: _Link, body: dict[str, Any], reply: Reply, dialect: _Dialect) -> bool:
         if reply.gate:
             await self._gate(reply.gate).wait()
         if reply.status == 0:
@@ -287,7 +295,7 @@ class _Server:
         elif body.get("stream"):
             await link.send(_head(reply.status, {"content-type": "text/event-stream", **reply.headers}, None))
             began = trio.current_time()
-            for piece in _pieces(reply):
+            for piece in _pieces(reply, dialect):
                 match piece:
                     case Gate(name=name):
                         await self._gate(name).wait()
@@ -410,12 +418,29 @@ async def _end(link: _Link, ending: Ending) -> bool:
 
 
 def _echo(body: dict[str, Any]) -> Reply:
-    texts: list[str] = [message["content"] for message in body["messages"] if message["role"] == "user"]
+    turns: list[dict[str, Any]] = body.get("messages") or body["input"]
+    texts = [_text(turn["content"]) for turn in turns if turn.get("role") == "user"]
     return says(*re.findall(r"\s*\S+\s*", texts[-1] if texts else ""))
 
 
-def _pieces(reply: Reply) -> Iterator[bytes | Gate | At]:
-    """Spell a reply as server-sent events."""
+def _text(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+class _Dialect(Protocol):
+    """How the parts of a reply are spelled as server-sent events."""
+
+    def begin(self, reply: Reply) -> Iterator[bytes]: ...
+    def say(self, text: str) -> Iterator[bytes]: ...
+    def think(self, text: str) -> Iterator[bytes]: ...
+    def call(self, call: Call) -> Iterator[bytes]: ...
+    def end(self, reply: Reply) -> Iterator[bytes]: ...
+
+
+def _pieces(reply: Reply, dialect: _Dialect) -> Iterator[bytes | Gate | At]:
+    yield from dialect.begin(reply)
     for part in reply.parts:
         match part:
             case Gate() | At():
@@ -423,33 +448,142 @@ def _pieces(reply: Reply) -> Iterator[bytes | Gate | At]:
             case Raw(data=data, times=times):
                 yield from repeat(data, times)
             case Say(text=text):
-                yield _event({"content": text})
+                yield from dialect.say(text)
             case Think(text=text):
-                yield _event({"reasoning_content": text})
+                yield from dialect.think(text)
             case Call():
-                yield from _call_pieces(part)
-    if reply.finish:
-        yield _event({}, reply.finish)
-    if reply.usage:
-        yield _data({"choices": [], "usage": _usage(reply.usage)})
-    if reply.done:
-        yield b"data: [DONE]\n\n"
+                yield from dialect.call(part)
+    yield from dialect.end(reply)
 
 
-def _call_pieces(call: Call) -> Iterator[bytes]:
-    middle = len(call.arguments) // 2
-    first: dict[str, Any] = {"index": call.index, "type": "function", "function": {"name": call.name}}
-    yield _event({"tool_calls": [{**first, "id": call.id} if call.id else first]})
-    for piece in (call.arguments[:middle], call.arguments[middle:]):
-        yield _event({"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]})
+class _Chat(_Dialect):
+    def begin(self, reply: Reply) -> Iterator[bytes]:
+        yield from ()
+
+    def say(self, text: str) -> Iterator[bytes]:
+        yield _event({"content": text})
+
+    def think(self, text: str) -> Iterator[bytes]:
+        yield _event({"reasoning_content": text})
+
+    def call(self, call: Call) -> Iterator[bytes]:
+        first: dict[str, Any] = {"index": call.index, "type": "function", "function": {"name": call.name}}
+        yield _event({"tool_calls": [{**first, "id": call.id} if call.id else first]})
+        for piece in _halves(call.arguments):
+            yield _event({"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]})
+
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        if reply.finish:
+            yield _event({}, reply.finish)
+        if reply.usage:
+            yield _data({"choices": [], "usage": _usage(reply.usage)})
+        if reply.done:
+            yield b"data: [DONE]\n\n"
 
 
-def _event(delta: dict[str, Any], finish: str | None = None) -> bytes:
-    return _data({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+class _Responses(_Dialect):
+    """Every part is an item of its own. What was thought comes back as ``encrypted TEXT``."""
+
+    def __init__(self) -> None:
+        self._index = -1
+
+    def begin(self, reply: Reply) -> Iterator[bytes]:
+        yield _data({"type": "response.created", "response": {"id": "resp_1", "output": []}})
+
+    def say(self, text: str) -> Iterator[bytes]:
+        content = [{"type": "output_text", "text": text}]
+        item = {"type": "message", "id": "msg_1", "role": "assistant", "content": content}
+        yield from self._item({**item, "content": []}, "response.output_text.delta", [text], item)
+
+    def think(self, text: str) -> Iterator[bytes]:
+        item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": text}]}
+        done = {**item, "encrypted_content": f"encrypted {text}"}
+        begin = {**item, "summary": []}
+        yield from self._item(begin, "response.reasoning_summary_text.delta", [text], done)
+
+    def call(self, call: Call) -> Iterator[bytes]:
+        item = {"type": "function_call", "id": "fc_1", "call_id": call.id, "name": call.name}
+        begin, done = {**item, "arguments": ""}, {**item, "arguments": call.arguments}
+        yield from self._item(begin, "response.function_call_arguments.delta", _halves(call.arguments), done)
+
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        tokens = reply.usage
+        usage = tokens and {"input_tokens": tokens[0], "output_tokens": tokens[1]}
+        if reply.finish == "length":
+            reason = {"reason": "max_output_tokens"}
+            yield _data(
+                {"type": "response.incomplete", "response": {"incomplete_details": reason, "usage": usage}}
+            )
+        elif reply.finish:
+            yield _data({"type": "response.completed", "response": {"id": "resp_1", "usage": usage}})
+
+    def _item(self, begin: Item, kind: str, pieces: Sequence[str], done: Item) -> Iterator[bytes]:
+        self._index += 1
+        place = {"output_index": self._index}
+        yield _data({"type": "response.output_item.added", **place, "item": begin})
+        for piece in pieces:
+            yield _data({"type": kind, **place, "delta": piece})
+        yield _data({"type": "response.output_item.done", **place, "item": done})
 
 
-def _data(value: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % msgspec.json.encode({"object": "chat.completion.chunk", **value})
+class _Messages(_Dialect):
+    """Every part is a block of its own. What was thought is signed ``signed TEXT``."""
+
+    _STOPS: ClassVar = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
+
+    def __init__(self) -> None:
+        self._index = -1
+
+    def begin(self, reply: Reply) -> Iterator[bytes]:
+        usage = {"input_tokens": reply.usage[0], "output_tokens": 1} if reply.usage else None
+        yield _data({"type": "message_start", "message": {"id": "msg_1", "content": [], "usage": usage}})
+
+    def say(self, text: str) -> Iterator[bytes]:
+        yield from self._block({"type": "text", "text": ""}, {"type": "text_delta", "text": text})
+
+    def think(self, text: str) -> Iterator[bytes]:
+        deltas = (
+            {"type": "thinking_delta", "thinking": text},
+            {"type": "signature_delta", "signature": f"signed {text}"},
+        )
+        yield from self._block({"type": "thinking", "thinking": "", "signature": ""}, *deltas)
+
+    def call(self, call: Call) -> Iterator[bytes]:
+        block: Item = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+        deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in _halves(call.arguments)]
+        yield from self._block(block, *deltas)
+
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        if reply.finish:
+            usage = {"output_tokens": reply.usage[1]} if reply.usage else None
+            stop = self._STOPS.get(reply.finish, reply.finish)
+            yield _data({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": usage})
+            yield _data({"type": "message_stop"})
+
+    def _block(self, block: Item, *deltas: Item) -> Iterator[bytes]:
+        self._index += 1
+        yield _data({"type": "content_block_start", "index": self._index, "content_block": block})
+        for delta in deltas:
+            yield _data({"type": "content_block_delta", "index": self._index, "delta": delta})
+        yield _data({"type": "content_block_stop", "index": self._index})
+
+
+def _halves(text: str) -> tuple[str, str]:
+    middle = len(text) // 2
+    return text[:middle], text[middle:]
+
+
+def _event(delta: Item, finish: str | None = None) -> bytes:
+    return _data(
+        {
+            "object": "chat.completion.chunk",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        }
+    )
+
+
+def _data(value: Item) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(value)
 
 
 def _whole(reply: Reply) -> dict[str, Any]:

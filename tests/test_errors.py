@@ -10,6 +10,7 @@ import pytest
 from crabd import errors
 from crabd.errors import (
     BadRequest,
+    BudgetSpent,
     ConfigError,
     Conflict,
     CrabdError,
@@ -21,6 +22,7 @@ from crabd.errors import (
     Refused,
     RequestCancelled,
     RequestKeyReused,
+    ServerLeftAlone,
     SessionBusy,
     SessionPaused,
     ShuttingDown,
@@ -53,6 +55,33 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
         -32003,
         {"kind": "paused", "session": "a_b_1"},
         "session a_b_1 is paused: resume it first (session/resume)",
+    ),
+    (
+        BudgetSpent("budget", "a_b_1", "a", limit="tokens", allowed=1000, spent=1200),
+        -32003,
+        {
+            "kind": "budget",
+            "session": "a_b_1",
+            "agent": "a",
+            "limit": "tokens",
+            "allowed": 1000,
+            "spent": 1200,
+        },
+        "the budget of session a_b_1 is spent (tokens: 1200 of 1000): raise it (session/configure)",
+    ),
+    (
+        BudgetSpent("daily_budget", "a_b_1", "a", limit="cost", allowed=2.0, spent=2.25),
+        -32003,
+        {
+            "kind": "daily_budget",
+            "session": "a_b_1",
+            "agent": "a",
+            "limit": "cost",
+            "allowed": 2.0,
+            "spent": 2.25,
+        },
+        "today's budget of agent a is spent (cost: 2.25 of 2): "
+        "wait until 00:00 UTC, or raise daily_budget in the agent's file and reload",
     ),
     (
         NoRun("a_b_1"),
@@ -88,7 +117,7 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
         NothingToCompact("a_b_1"),
         -32005,
         {"kind": "nothing_to_compact", "session": "a_b_1"},
-        "session a_b_1 has no complete round to summarise yet: send a message first",
+        "session a_b_1 has nothing yet that a summary would make shorter: go on with it first",
     ),
     (
         RequestKeyReused("k", "session/send"),
@@ -96,6 +125,24 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
         {"kind": "request_key_reused", "request_key": "k", "method": "session/send"},
         "request key 'k' belongs to another request (session/send): repeat that one word for word, or take a "
         "new key",
+    ),
+    (
+        ServerLeftAlone(
+            "cannot connect", provider="openai", failures=5, retry_after=4.6, until="14:03:22 UTC"
+        ),
+        -32010,
+        {
+            "kind": "left_alone",
+            "problem": "its server has failed 5 times in a row and is left alone until 14:03:22 UTC: wait, "
+            "or run `crabctl reload` to try at once. The last failure: cannot connect",
+            "provider": "openai",
+            "retry_after": 4.6,
+            "last": "cannot connect",
+            "failures": 5,
+            "until": "14:03:22 UTC",
+        },
+        "openai: its server has failed 5 times in a row and is left alone until 14:03:22 UTC: wait, "
+        "or run `crabctl reload` to try at once. The last failure: cannot connect",
     ),
     (
         ProviderError("rate_limited", "slow down", provider="openai", status=429, retry_after=1.5),
@@ -107,7 +154,7 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
             "status": 429,
             "retry_after": 1.5,
         },
-        "openai: slow down",
+        "openai: slow down (try again in 2 s)",
     ),
     (
         StoreError("full", "the disk is full", session="a_b_1"),

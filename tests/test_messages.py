@@ -117,3 +117,10 @@ def test_text_that_is_clean_is_not_touched(text: str) -> None:
 
 def test_the_time_is_aware_and_in_utc() -> None:
     assert utc_now().tzinfo is UTC
+
+
+def test_thinking_that_nobody_signed_is_written_as_it_always_was() -> None:
+    old = b'{"type":"thinking","text":"hm"}'
+
+    assert msgspec.json.decode(old, type=ThinkingBlock) == ThinkingBlock("hm")
+    assert msgspec.json.encode(ThinkingBlock("hm")) == old

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from crabd.messages import Message, Usage
+from crabd.providers.facts import Prices
+
+FinishReason: TypeAlias = Literal["end", "tool_calls", "max_tokens", "refused"]
+
+# The name of the provider that is no model: it is asked for replies alone, for it can write nothing else.
+NO_MODEL = "offline"
 
 
 class ToolOffer(Struct, frozen=True):
@@ -42,6 +48,13 @@ class ThinkingChunk(Struct, frozen=True, gc=False):
     text: str
 
 
+class ThinkingSigned(Struct, frozen=True, gc=False):
+    """The thinking so far is a block of its own, which ``signed_by``, a ``provider/model``, wants back."""
+
+    signature: str
+    signed_by: str
+
+
 class ToolCallChunk(Struct, frozen=True, gc=False):
     """A piece of the ``index``-th call: id and name replace when not empty, arguments are appended."""
 
@@ -52,21 +65,27 @@ class ToolCallChunk(Struct, frozen=True, gc=False):
 
 
 class Finished(Struct, frozen=True, gc=False):
-    """The last chunk of a good stream. ``usage`` is null when the server did not tell."""
+    """The last chunk of a good stream. ``usage`` is null when the server did not tell.
 
-    reason: Literal["end", "tool_calls", "max_tokens", "refused"]
+    ``model`` is the ``provider/model`` that answered in place of the one that was asked, else empty.
+    """
+
+    reason: FinishReason
     usage: Usage | None = None
+    model: str = ""
 
 
-Chunk: TypeAlias = TextChunk | ThinkingChunk | ToolCallChunk | Finished
+Chunk: TypeAlias = TextChunk | ThinkingChunk | ThinkingSigned | ToolCallChunk | Finished
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
-    """``id`` is ``provider/model``; ``context_window`` is in tokens, null when unknown."""
+    """``id`` is ``provider/model``; the window and ``max_output`` are in tokens. What is null is unknown."""
 
     id: str
     provider: str
     context_window: int | None = None
+    max_output: int | None = None
+    prices: Prices | None = None
 
 
 class Provider(Protocol):
@@ -112,8 +131,10 @@ class ModelChoice(Struct, frozen=True):
 class Models(Protocol):
     """All the models this daemon can ask, by name."""
 
-    def resolve(self, model: str | None) -> ModelChoice:
+    def resolve(self, model: str | None, fallbacks: Sequence[str] = ()) -> ModelChoice:
         """Find a model by ``provider/model``; null is the default, which always exists.
+
+        Its provider asks the ``fallbacks``, in order, when a model's server gives no answer.
 
         Raises:
           NotFound: no such provider.

@@ -1,19 +1,25 @@
-"""HTTP for providers: one client for the process, deadlines, bounds, and the one seam for foreign errors.
+"""HTTP for providers: one client for the process, deadlines and bounds.
 
-It knows statuses, headers and bytes, and nothing of what they say.
+It knows statuses, headers and bytes, and nothing of what they say. What its failures mean is ``exchange``'s;
+whether to ask again, ``retry``'s; whether a server that keeps failing is asked at all, ``circuit``'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import trio
 from msgspec import Struct
 
-from crabd.errors import ProviderError
-from crabd.providers.retry import ConnectionLost
+from crabd.errors import ProviderError, ServerLeftAlone
+from crabd.messages import utc_now
+from crabd.providers.circuit import Attempt, Circuit, Trouble
+from crabd.providers.exchange import Exchange
+from crabd.providers.settings import DEADLINES, Deadlines
 
 if TYPE_CHECKING:
     import httpx
@@ -27,22 +33,8 @@ _MAX_CONNECTIONS = 256
 _KEPT_CONNECTIONS = 16
 # How long the end of an answered request is waited for, so that its connection can serve the next.
 _DRAIN_SECONDS = 0.5
-
-
-class Deadlines(Struct, frozen=True):
-    """In seconds. ``first_byte`` is for the head, and again for what follows it: a local server may load its
-    model in the one and read a long history in the other.
-
-    ``total`` bounds what the others cannot: a server that sends a comment now and then, and never an answer.
-    """
-
-    connect: float = 10
-    first_byte: float = 300
-    between: float = 90
-    total: float = 3600
-
-
-DEADLINES = Deadlines()
+# A server that has refused has its words ready.
+_REFUSAL_SECONDS = 10.0
 
 
 class Call(Struct, frozen=True):
@@ -55,6 +47,10 @@ class Call(Struct, frozen=True):
     accept: str
     body: bytes | None = None
 
+    def __repr__(self) -> str:
+        # The headers hold a key, the body a conversation.
+        return f"<Call {self.method} {self.url}>"
+
 
 class Http:
     """The process's one HTTP client. It is made at the first call, for it costs 100 ms and megabytes.
@@ -63,7 +59,10 @@ class Http:
     """
 
     def __init__(self, deadlines: Deadlines = DEADLINES) -> None:
+        """Take the deadlines of providers that have none of their own."""
         self._deadlines = deadlines
+        self._deadlines_of: Mapping[str, Deadlines] = {}
+        self._circuits: dict[str, Circuit] = {}
         self._client: httpx.AsyncClient | None = None
         self._is_closed = False
 
@@ -71,21 +70,42 @@ class Http:
         state = "closed" if self._is_closed else "open" if self._client else "unused"
         return f"<Http {state}>"
 
+    def configure(self, deadlines_of: Mapping[str, Deadlines]) -> None:
+        """Set the deadlines of providers, by name, and forget what servers have failed with.
+
+        Whoever configures anew may have mended them. Calls that are going keep what they began with.
+        """
+        self._deadlines_of = deadlines_of
+        self._circuits = {}
+
+    def troubles(self) -> tuple[Trouble, ...]:
+        """List the servers that have failed since they answered last."""
+        now = trio.current_time()
+        found = (circuit.trouble(now) for circuit in self._circuits.values())
+        return tuple(trouble for trouble in found if trouble)
+
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncGenerator[Body]:
         """Ask, and give the answer for reading. Leaving the context hangs up.
 
         Raises:
+          ServerLeftAlone: on entering; nothing was asked.
           ProviderError: on entering, when there is no answer or its head is wrong. A refusal is an answer.
         """
-        until = trio.current_time() + self._deadlines.total
-        response = await self._send(call)
-        body = Body(call.provider, response, self._deadlines, until)
+        client = self._ready_client(call.provider)
+        deadlines = self._deadlines_of.get(call.provider, self._deadlines)
+        exchange = Exchange(call.provider, call.headers, self._begin(call))
+        until = trio.current_time() + deadlines.total
         try:
-            _refuse_bad_head(call, response)
-            yield body
+            response = await _send(client, call, exchange, deadlines)
+            body = Body(exchange, response, deadlines, until)
+            try:
+                _refuse_bad_head(call, response, exchange)
+                yield body
+            finally:
+                await body.aclose()
         finally:
-            await body.aclose()
+            exchange.end()
 
     async def aclose(self) -> None:
         """Hang up all connections. A second call does nothing."""
@@ -93,13 +113,29 @@ class Http:
         if self._client:
             await self._client.aclose()
 
-    async def _send(self, call: Call) -> httpx.Response:
-        client = self._ready_client(call.provider)
-        headers = {**call.headers, "accept": call.accept, "accept-encoding": "identity"}
-        request = client.build_request(call.method, call.url, headers=headers, content=call.body)
-        seconds = self._deadlines.first_byte
-        with _translated(call.provider, f"it was silent for {seconds:g} s"), trio.fail_after(seconds):
-            return await client.send(request, stream=True)
+    def _begin(self, call: Call) -> Attempt:
+        """Take part in what is known of a call's server.
+
+        Raises:
+          ServerLeftAlone.
+        """
+        parts = urlsplit(call.url)
+        server = f"{parts.scheme}://{parts.netloc}"
+        circuit = self._circuits.setdefault(server, Circuit(server))
+        now = trio.current_time()
+        attempt = circuit.begin(now)
+        if attempt is None:
+            trouble = circuit.trouble(now)
+            assert trouble is not None, "a server is not left alone without a reason"
+            until = utc_now() + timedelta(seconds=trouble.seconds)
+            raise ServerLeftAlone(
+                trouble.problem,
+                provider=call.provider,
+                failures=trouble.failures,
+                retry_after=trouble.seconds or None,
+                until=f"{until:%H:%M:%S} UTC" if trouble.seconds else None,
+            )
+        return attempt
 
     def _ready_client(self, provider: str) -> httpx.AsyncClient:
         if self._is_closed:
@@ -107,19 +143,17 @@ class Http:
             raise ProviderError("unavailable", problem, provider=provider)
         if self._client is None:
             try:
-                self._client = _make_client(self._deadlines.connect)
+                self._client = _make_client()
             except (ImportError, OSError, ValueError) as exc:
                 problem = f"no HTTP with this environment's proxy or certificates: {exc}"
                 raise ProviderError("unavailable", problem, provider=provider) from exc
         return self._client
 
 
-def _make_client(connect: float) -> httpx.AsyncClient:
+def _make_client() -> httpx.AsyncClient:
     import httpx
 
     return httpx.AsyncClient(
-        # Only connecting is timed here: our own scopes know the first byte from the others.
-        timeout=httpx.Timeout(None, connect=connect, pool=connect),
         limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_KEPT_CONNECTIONS),
         # A redirect would carry the key and the conversation to wherever it points.
         follow_redirects=False,
@@ -129,11 +163,39 @@ def _make_client(connect: float) -> httpx.AsyncClient:
     )
 
 
+async def _send(
+    client: httpx.AsyncClient, call: Call, exchange: Exchange, deadlines: Deadlines
+) -> httpx.Response:
+    """Ask, and wait for the head of the answer.
+
+    Raises:
+      ProviderError.
+    """
+    import httpx
+
+    from crabd.providers.tidy import Handshake, Upload
+
+    # Only connecting is timed by httpx: our own scopes know the first byte from the others.
+    timeout = httpx.Timeout(None, connect=deadlines.connect, pool=deadlines.connect)
+    headers = {**call.headers, "accept": call.accept, "accept-encoding": "identity"}
+    seconds = min(deadlines.first_byte, deadlines.total)
+    with exchange.translated(f"it was silent for {seconds:g} s"), trio.fail_after(seconds):
+        request = client.build_request(
+            call.method, call.url, headers=headers, content=call.body, timeout=timeout
+        )
+        if request.url.scheme == "https":
+            request.extensions["trace"] = Handshake()
+        request.stream = Upload(call.body or b"")
+        return await client.send(request, stream=True)
+
+
 class Body:
     """An answer: its status and headers, and the bytes as they come, with a deadline and a bound."""
 
-    def __init__(self, provider: str, response: httpx.Response, deadlines: Deadlines, until: float) -> None:
-        self._provider = provider
+    def __init__(
+        self, exchange: Exchange, response: httpx.Response, deadlines: Deadlines, until: float
+    ) -> None:
+        self._exchange = exchange
         self._response = response
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
@@ -149,33 +211,44 @@ class Body:
         Raises:
           ProviderError: ``unavailable`` on a deadline or a reset, ``bad_reply`` past the bound or a torn end.
         """
-        if seconds is None:
-            seconds = self._deadlines.between if self._size else self._deadlines.first_byte
+        seconds = self._patience() if seconds is None else seconds
         until = min(trio.current_time() + seconds, self._until)
         late = "it took too long as a whole" if until == self._until else f"it was silent for {seconds:g} s"
-        with _translated(self._provider, late), trio.fail_at(until):
+        with self._exchange.translated(late), trio.fail_at(until):
             piece = await anext(self._pieces, b"")
+        if not self._size:
+            self._exchange.heard(self.status)
         self._has_ended = not piece
         self._size += len(piece)
         if self._size > MAX_BODY_BYTES:
-            problem = f"the answer is longer than {MAX_BODY_BYTES} bytes"
-            raise ProviderError("bad_reply", problem, provider=self._provider)
+            raise self._exchange.error("bad_reply", f"the answer is longer than {MAX_BODY_BYTES} bytes")
         return piece
 
     async def read_all(self, limit: int = MAX_BODY_BYTES) -> bytes:
-        """Read to the end, or to ``limit`` bytes, where it is cut."""
+        """Read to the end, or to ``limit`` bytes, where it is cut. What is compressed counts as empty.
+
+        A refusal is one without its words, too: of them, what comes in time is given.
+        """
         pieces: list[bytes] = []
-        size = 0
-        while size < limit and (piece := await self.read()):
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)[:limit]
+        try:
+            while limit > 0 and (piece := await self.read()):
+                pieces.append(piece[:limit])
+                limit -= len(piece)
+        except ProviderError:
+            if self.status < 400:
+                raise
+        return b"" if _is_compressed(self._response) else b"".join(pieces)
 
     async def drain(self) -> None:
         """Read the little that follows a complete answer, so that the connection can be used again."""
         with trio.move_on_after(_DRAIN_SECONDS), suppress(ProviderError):
             while not self._has_ended:
                 await self.read()
+
+    def _patience(self) -> float:
+        """Say how long the next piece may take, in seconds."""
+        usual = self._deadlines.idle if self._size else self._deadlines.first_byte
+        return usual if self.status < 400 else min(usual, _REFUSAL_SECONDS)
 
     async def aclose(self) -> None:
         """Hang up, unless the answer was read to its end. A second call does nothing."""
@@ -189,39 +262,24 @@ class Body:
                 pass
 
 
-def _refuse_bad_head(call: Call, response: httpx.Response) -> None:
+def _refuse_bad_head(call: Call, response: httpx.Response, exchange: Exchange) -> None:
     """Refuse a head that no body can mend. A status of refusal passes: its body says why."""
     status = response.status_code
     media_type = response.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
     if 300 <= status < 400:
         where = response.headers.get("location", "?").partition("?")[0]
         problem = f"{status}: redirects are not followed; if {where} is right, set base_url to it"
-    elif response.headers.get("content-encoding", "identity").lower() != "identity":
-        problem = "the answer is compressed, which was not asked for"
+    elif status == 200 and _is_compressed(response):
+        problem = "the answer is compressed, which nobody asked for: is there a proxy before the server?"
     elif status == 200 and media_type != call.accept:
         problem = (
             f"the answer is {media_type}, not {call.accept}: base_url should end as the API's does, often /v1"
         )
     else:
         return
-    raise ProviderError("bad_reply", problem, provider=call.provider, status=status)
+    exchange.heard(status)
+    raise exchange.error("bad_reply", problem, status)
 
 
-@contextmanager
-def _translated(provider: str, late: str) -> Generator[None]:
-    """Turn what httpx and the clock raise into our errors; ``late`` says what a deadline means."""
-    import httpx
-
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-        reason = str(exc) or str(exc.__cause__) or "no answer in time"
-        raise ProviderError("unavailable", f"cannot connect: {reason}", provider=provider) from exc
-    except (trio.TooSlowError, httpx.TimeoutException) as exc:
-        raise ProviderError("unavailable", f"the server is too slow: {late}", provider=provider) from exc
-    except httpx.RemoteProtocolError as exc:
-        raise ConnectionLost("bad_reply", f"the answer was cut off: {exc}", provider=provider) from exc
-    except httpx.NetworkError as exc:
-        raise ConnectionLost("unavailable", "the connection was reset", provider=provider) from exc
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise ProviderError("unavailable", f"the request failed: {exc}", provider=provider) from exc
+def _is_compressed(response: httpx.Response) -> bool:
+    return bool(response.headers.get("content-encoding", "identity").lower() != "identity")

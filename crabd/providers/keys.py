@@ -20,6 +20,9 @@ from crabd.errors import ProviderError
 _COMMAND_SECONDS = 60
 # The longest keys in use are tokens of some kilobytes.
 _MAX_KEY_BYTES = 16 * 1024
+# What is shorter ("x", "none", "EMPTY", for servers that want any key at all) is no secret, and taking it out
+# of an answer would tear words and figures apart.
+_SECRET_LENGTH = 8
 
 
 class ApiKey:
@@ -77,7 +80,9 @@ class ApiKey:
 
     def hide(self, data: bytes) -> bytes:
         """Take the key out of what came from outside: servers like to quote it in their errors."""
-        return data.replace(self._value.encode(), b"[key]") if self._value else data
+        if len(self._value) < _SECRET_LENGTH:
+            return data
+        return data.replace(self._value.encode(), b"[key]")
 
     async def _fetch(self) -> str:
         if self._file:

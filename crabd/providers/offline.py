@@ -33,6 +33,7 @@ from crabd.messages import (
     tool_calls_of,
 )
 from crabd.providers.base import (
+    NO_MODEL,
     Chunk,
     Finished,
     ModelInfo,
@@ -40,20 +41,21 @@ from crabd.providers.base import (
     Provider,
     TextChunk,
     ThinkingChunk,
+    ThinkingSigned,
     ToolCallChunk,
 )
 
 if TYPE_CHECKING:
     from crabd.errors import ProviderErrorKind
 
-NAME = "offline"
+NAME = NO_MODEL
 MODEL = "echo"
 CONTEXT_WINDOW = 8192
 
 NOTICE = (
-    "No model is configured, so this is only crabd's offline echo. For a real answer write "
-    'model = "openai/gpt-5-mini" into config.toml (a server that is not well known needs a [providers.NAME] '
-    "table there too), or set OPENAI_API_KEY in the daemon's environment, or start Ollama on this machine; "
+    "No model is configured, so this is only crabd's offline echo. For a real answer write model = "
+    '"openai/gpt-5.4-mini" into config.toml (a server that is not well known needs a [providers.NAME] table '
+    "there too), or set OPENAI_API_KEY in the daemon's environment, or start Ollama on this machine; "
     "then run `crabctl reload`."
 )
 
@@ -239,7 +241,7 @@ def _weighed_chunk(chunk: Chunk) -> str:
             return text
         case ToolCallChunk():
             return chunk.name + chunk.arguments
-        case Finished():
+        case Finished() | ThinkingSigned():
             return ""
 
 

@@ -13,7 +13,15 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from crabd.messages import AssistantMessage, Message, ToolCall, ToolMessage, text_of, tool_calls_of
+from crabd.messages import (
+    AssistantMessage,
+    Message,
+    ThinkingBlock,
+    ToolCall,
+    ToolMessage,
+    text_of,
+    tool_calls_of,
+)
 from crabd.providers.base import ModelRequest, ToolOffer
 
 # OpenAI's reasoning models refuse ``max_tokens``; most other servers know nothing else.
@@ -28,19 +36,25 @@ _encode = msgspec.json.Encoder().encode
 
 def spell(messages: tuple[Message, ...]) -> bytes:
     """Encode messages as the elements of an array, without its brackets."""
-    return _encode(list(_messages(messages)))[1:-1]
+    return _encode(list(_messages(messages, with_thinking=False)))[1:-1]
+
+
+def spell_thinking(messages: tuple[Message, ...]) -> bytes:
+    """Encode as ``spell``, with the thinking: a few servers refuse a history without, most one with it."""
+    return _encode(list(_messages(messages, with_thinking=True)))[1:-1]
 
 
 class Spelling:
     """Remembers how long histories were spelled, for the next request of a session repeats its last one."""
 
-    def __init__(self) -> None:
+    def __init__(self, spell: Callable[[tuple[Message, ...]], bytes] = spell) -> None:
+        self._spell = spell
         self._newest: deque[tuple[tuple[Message, ...], bytes]] = deque(maxlen=MAX_SPELLED)
 
     def spell(self, messages: tuple[Message, ...]) -> bytes:
         """Encode as ``spell`` does, only what is new in a history that begins with a known one."""
         known, spelled = self._take_beginning(messages)
-        whole = _join(spelled, spell(messages[len(known) :]))
+        whole = _join(spelled, self._spell(messages[len(known) :]))
         if len(messages) >= MIN_SPELLED:
             self._newest.appendleft((messages, whole))
         return whole
@@ -57,9 +71,13 @@ def to_wire(
     request: ModelRequest,
     *,
     with_usage: bool = True,
+    with_effort: bool = True,
     spell: Callable[[tuple[Message, ...]], bytes] = spell,
 ) -> bytes:
-    """Encode a request for a streamed answer. ``with_usage`` asks for usage, which a few servers refuse."""
+    """Encode a request for a streamed answer.
+
+    ``with_usage`` asks for usage, and ``with_effort`` says how much to think, which a few servers refuse.
+    """
     messages = _join(_encode(list(_system(request.system)))[1:-1], spell(request.messages))
     wire: dict[str, Any] = {"model": request.model, "messages": Raw(b"[%b]" % messages), "stream": True}
     if with_usage:
@@ -67,7 +85,7 @@ def to_wire(
     if request.tools:
         wire["tools"] = [_tool(offer) for offer in request.tools]
         wire["tool_choice"] = _tool_choice(request.tool_choice)
-    if request.thinking:
+    if request.thinking and with_effort:
         wire["reasoning_effort"] = "high"
     if request.max_tokens is not None:
         takes_new_name = _WANTS_MAX_COMPLETION_TOKENS.match(request.model)
@@ -84,13 +102,14 @@ def _system(text: str) -> Iterator[dict[str, Any]]:
         yield {"role": "system", "content": text}
 
 
-def _messages(messages: tuple[Message, ...]) -> Iterator[dict[str, Any]]:
+def _messages(messages: tuple[Message, ...], *, with_thinking: bool) -> Iterator[dict[str, Any]]:
     for message in messages:
         match message:
             case ToolMessage():
-                yield {"role": "tool", "tool_call_id": message.call, "content": _tool_output(message)}
+                yield {"role": "tool", "tool_call_id": message.call, "content": tool_output(message)}
             case AssistantMessage():
-                yield from _assistant(message)
+                thinking = _thinking(message) if with_thinking else {}
+                yield from ({**spelled, **thinking} for spelled in _assistant(message))
             case _:
                 yield {"role": "user", "content": text_of(message)}
 
@@ -105,15 +124,20 @@ def _assistant(message: AssistantMessage) -> Iterator[dict[str, Any]]:
         yield {"role": "assistant", "content": text}
 
 
+def _thinking(message: AssistantMessage) -> dict[str, str]:
+    text = "".join(block.text for block in message.content if isinstance(block, ThinkingBlock))
+    return {"reasoning_content": text} if text else {}
+
+
 def _call(call: ToolCall) -> dict[str, Any]:
     return {
         "id": call.id,
         "type": "function",
-        "function": {"name": call.name, "arguments": _arguments_to_wire(call.arguments)},
+        "function": {"name": call.name, "arguments": object_text(call.arguments)},
     }
 
 
-def _arguments_to_wire(text: str) -> str:
+def object_text(text: str) -> str:
     """Wrap what is no JSON object: some servers parse the arguments again and fail the whole request."""
     try:
         if isinstance(msgspec.json.decode(text or "{}"), dict):
@@ -123,7 +147,7 @@ def _arguments_to_wire(text: str) -> str:
     return msgspec.json.encode({"invalid_arguments": text}).decode()
 
 
-def _tool_output(message: ToolMessage) -> str:
+def tool_output(message: ToolMessage) -> str:
     """Say that a call failed, unless its output says so: the wire has no place for a status."""
     if message.status == "ok" or message.status in message.output.lower():
         return message.output

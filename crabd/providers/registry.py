@@ -5,7 +5,8 @@ Which there are and which is the default is decided in ``settings``; here it is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 import trio
@@ -14,9 +15,14 @@ from msgspec import structs
 from crabd.errors import ConfigError, NotFound, ProviderError
 from crabd.providers import offline
 from crabd.providers.base import ModelChoice, ModelInfo, Models, Provider
+from crabd.providers.cascade import Cascade
+from crabd.providers.circuit import Trouble
+from crabd.providers.dialects import DIALECTS
+from crabd.providers.facts import UNKNOWN, ModelFacts, known_facts
 from crabd.providers.http import Http
 from crabd.providers.keys import ApiKey
-from crabd.providers.openai import OpenAI
+from crabd.providers.presets import service_at
+from crabd.providers.server import Server
 from crabd.providers.settings import (
     CONFIG_FILE,
     OLLAMA,
@@ -25,7 +31,6 @@ from crabd.providers.settings import (
     choose,
     keys_in,
     known_providers,
-    known_window,
     nothing_found,
 )
 
@@ -35,6 +40,10 @@ _KNOCK_SECONDS = 0.3
 _DETECT_SECONDS = 2.0
 # One slow server must not keep the others' models from being listed.
 _LIST_SECONDS = 10.0
+# How long a list is good: whoever has just pulled a model looks again within a minute.
+_LIST_KEPT_SECONDS = 60.0
+# Several times what the largest service has. More would only fill the screen and the memory.
+_MAX_LISTED = 2000
 
 
 class Registry(Models):
@@ -44,7 +53,11 @@ class Registry(Models):
     """
 
     def __init__(
-        self, providers: Mapping[str, ProviderSettings], default: str | None, env: Mapping[str, str]
+        self,
+        providers: Mapping[str, ProviderSettings],
+        default: str | None,
+        env: Mapping[str, str],
+        models: Mapping[str, ModelFacts] | None = None,
     ) -> None:
         """Take the configuration.
 
@@ -54,21 +67,35 @@ class Registry(Models):
         self._env = env
         self._http = Http()
         self._detected: Chosen | None = None
+        self._settings: dict[str, ProviderSettings] = {}
         # What servers have told about their models, by id.
-        self._windows: dict[str, int] = {}
-        self.configure(providers, default)
+        self._told: dict[str, ModelFacts] = {}
+        # What each provider answered last, and until when that is good; asked for by one at a time.
+        self._listed: dict[str, tuple[float, tuple[ModelInfo, ...]]] = {}
+        self._listing = trio.Lock()
+        self.configure(providers, default, models)
 
     def __repr__(self) -> str:
         return f"<Registry default {self._default().id}, {len(self._providers)} providers>"
 
-    def configure(self, providers: Mapping[str, ProviderSettings], default: str | None) -> None:
+    def configure(
+        self,
+        providers: Mapping[str, ProviderSettings],
+        default: str | None,
+        models: Mapping[str, ModelFacts] | None = None,
+    ) -> None:
         """Replace the configuration; answers that are streaming go on. Keys are read again when needed.
+
+        ``models`` is what a person says of them, by ``provider/model``.
 
         Raises:
           ConfigError: something cannot be meant, and everything stays as it was.
         """
         if offline.NAME in providers:
             raise ConfigError(CONFIG_FILE, f"[providers.{offline.NAME}]: this name is taken, choose another")
+        for model in models or ():
+            if "/" not in model:
+                raise ConfigError(CONFIG_FILE, f'[models."{model}"]: write provider/model, in quotes')
         settings = known_providers(providers, self._env)
         chosen = choose(default, providers, settings, self._env)
         ready: dict[str, Provider] = {name: self._make(name, of) for name, of in settings.items()}
@@ -79,17 +106,32 @@ class Registry(Models):
                 _split(chosen.id, settings)
             except NotFound as exc:
                 raise ConfigError(CONFIG_FILE, f"`model`: {exc}") from exc
+        # What a server told is true of that server, and of no other that has its name now.
+        moved = {
+            name for name, old in self._settings.items() if old.base_url != _base_url(settings.get(name))
+        }
+        self._told = {id_: facts for id_, facts in self._told.items() if id_.partition("/")[0] not in moved}
         self._configured = tuple(providers)
         self._settings = settings
         self._providers = ready
         self._chosen = chosen
+        self._models = dict(models or {})
+        self._listed.clear()
+        self._http.configure({name: of.deadlines for name, of in settings.items()})
 
-    def resolve(self, model: str | None) -> ModelChoice:
-        chosen = Chosen(model, "asked for by name") if model else self._default()
-        name, own = _split(chosen.id, self._settings)
-        model_id = f"{name}/{own}"
-        window = self._settings[name].context_window or self._windows.get(model_id) or known_window(own)
-        return ModelChoice(model_id, own, self._providers[name], chosen.why, window)
+    def resolve(self, model: str | None, fallbacks: Sequence[str] = ()) -> ModelChoice:
+        choice = self._ready(Chosen(model, "asked for by name") if model else self._default())
+        others = [self._ready(Chosen(each, "a fallback")) for each in fallbacks]
+        inline = [*{each.id: each for each in (choice, *others)}.values()]
+        if len(inline) == 1:
+            return choice
+        # What the smallest of them takes, so that each can go on where another has stopped.
+        windows = [each.context_window for each in inline if each.context_window]
+        return structs.replace(choice, provider=Cascade(inline), context_window=min(windows, default=None))
+
+    def troubles(self) -> tuple[Trouble, ...]:
+        """List the servers that have failed since they answered last."""
+        return self._http.troubles()
 
     async def detect(self) -> None:
         """Look for an Ollama on this machine if nothing else is there to ask. Never raises.
@@ -100,26 +142,28 @@ class Registry(Models):
             self._detected = await self._find_ollama()
 
     async def list_models(self) -> tuple[tuple[ModelInfo, ...], tuple[str, ...]]:
-        wanted = dict.fromkeys((*self._configured, *keys_in(self._env), OLLAMA, offline.NAME))
-        names = [name for name in wanted if name in self._providers]
         answers: dict[str, tuple[ModelInfo, ...] | str] = {}
 
-        async def ask(name: str) -> None:
-            answers[name] = await self._list_of(name)
+        async def ask(name: str, provider: Provider) -> None:
+            answers[name] = await self._list_of(name, provider)
 
-        async with trio.open_nursery() as nursery:
-            for name in names:
-                nursery.start_soon(ask, name)
+        async with self._listing, trio.open_nursery() as nursery:
+            wanted = dict.fromkeys((*self._configured, *keys_in(self._env), OLLAMA, offline.NAME))
+            asked = {name: self._providers[name] for name in wanted if name in self._providers}
+            for name, provider in asked.items():
+                nursery.start_soon(ask, name, provider)
         models: list[ModelInfo] = []
         problems: list[str] = []
-        for name in names:
+        for name in asked:
             match answers[name]:
                 case str(problem):
                     # That there is no Ollama is no problem of somebody who never asked for one.
                     if name != OLLAMA or name in self._configured:
                         problems.append(problem)
                 case tuple(found):
-                    models += found
+                    models += found[:_MAX_LISTED]
+                    if len(found) > _MAX_LISTED:
+                        problems.append(f"{name}: of its {len(found)} models only {_MAX_LISTED} are listed")
         return tuple(models), tuple(problems)
 
     async def aclose(self) -> None:
@@ -134,7 +178,24 @@ class Registry(Models):
             variable=settings.api_key_env,
             env=self._env,
         )
-        return OpenAI(name, settings.base_url or "", key, self._http)
+        dialect = DIALECTS[settings.kind or "openai"](name)
+        facts = partial(self._facts_of, name)
+        return Server(dialect, settings.base_url or "", key, self._http, facts=facts)
+
+    def _ready(self, chosen: Chosen) -> ModelChoice:
+        name, own = _split(chosen.id, self._settings)
+        window = self._facts_of(name, own).context_window
+        return ModelChoice(f"{name}/{own}", own, self._providers[name], chosen.why, window)
+
+    def _facts_of(self, name: str, own: str) -> ModelFacts:
+        """Say what is known of a model: by the person, then by its server, then by us."""
+        # A run may still ask a server that was taken out of the configuration.
+        settings = self._settings.get(name) or ProviderSettings()
+        given = self._models.get(f"{name}/{own}", UNKNOWN)
+        told = self._told.get(f"{name}/{own}", UNKNOWN)
+        known = known_facts(service_at(settings.base_url), own)
+        window = ModelFacts(context_window=settings.context_window)
+        return given.filled_up(window).filled_up(told).filled_up(known)
 
     def _default(self) -> Chosen:
         nothing = Chosen(f"{offline.NAME}/{offline.MODEL}", nothing_found(self._env))
@@ -160,21 +221,34 @@ class Registry(Models):
             else None
         )
 
-    async def _list_of(self, name: str) -> tuple[ModelInfo, ...] | str:
-        """Ask one provider; the answer may be a problem, as a sentence."""
-        try:
-            with trio.fail_after(_LIST_SECONDS):
-                found = await self._providers[name].list_models()
-        except ProviderError as exc:
-            return str(exc)
-        except trio.TooSlowError:
-            return f"{name}: it did not list its models within {_LIST_SECONDS:g} s"
-        self._windows.update({model.id: model.context_window for model in found if model.context_window})
-        return tuple(self._with_window(name, model) for model in found)
+    async def _list_of(self, name: str, provider: Provider) -> tuple[ModelInfo, ...] | str:
+        """Ask one provider, or remember what it said; the answer may be a problem, as a sentence."""
+        good_until, found = self._listed.get(name, (0.0, ()))
+        if trio.current_time() >= good_until:
+            try:
+                with trio.fail_after(_LIST_SECONDS):
+                    found = await provider.list_models()
+            except ProviderError as exc:
+                return str(exc)
+            except trio.TooSlowError:
+                return f"{name}: it did not list its models within {_LIST_SECONDS:g} s"
+            self._listed[name] = (trio.current_time() + _LIST_KEPT_SECONDS, found)
+            self._told.update((model.id, _facts_in(model)) for model in found)
+        return tuple(self._completed(name, model) for model in found)
 
-    def _with_window(self, name: str, model: ModelInfo) -> ModelInfo:
-        window = self._settings[name].context_window or model.context_window or known_window(model.id)
-        return structs.replace(model, context_window=window)
+    def _completed(self, name: str, model: ModelInfo) -> ModelInfo:
+        facts = self._facts_of(name, model.id.removeprefix(f"{name}/"))
+        return structs.replace(
+            model, context_window=facts.context_window, max_output=facts.max_output, prices=facts.prices
+        )
+
+
+def _base_url(settings: ProviderSettings | None) -> str | None:
+    return settings.base_url if settings else None
+
+
+def _facts_in(model: ModelInfo) -> ModelFacts:
+    return ModelFacts(context_window=model.context_window, max_output=model.max_output, prices=model.prices)
 
 
 def _split(model: str, known: Mapping[str, ProviderSettings]) -> tuple[str, str]:
@@ -187,7 +261,7 @@ def _split(model: str, known: Mapping[str, ProviderSettings]) -> tuple[str, str]
     if name not in known:
         hint = f"there are {', '.join(sorted(known))}; add [providers.{name}] to {CONFIG_FILE}"
         raise NotFound(
-            "provider", name, hint=hint if slash else "write provider/model, as in openai/gpt-5-mini"
+            "provider", name, hint=hint if slash else "write provider/model, as in openai/gpt-5.4-mini"
         )
     own = own or known[name].model or ""
     if name == offline.NAME and own != offline.MODEL:

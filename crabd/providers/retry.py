@@ -32,11 +32,20 @@ _KIND_OF_STATUS: dict[int, ProviderErrorKind] = {
 }
 # The statuses with which servers refuse a conversation for its length; llama.cpp has used 500 for it.
 _MAY_BE_TOO_LONG = frozenset({400, 413, 422, 500})
+# What they say then. Each has been said by a server; a limit of tokens a minute must not match.
 _TOO_LONG = re.compile(
-    r"context.?(length|window|size)|maximum context|too many tokens|prompt is too long|input is too long"
-    r"|reduce the length|exceeds the (maximum|max) (number of )?tokens",
+    # OpenAI and whoever copies it, llama.cpp, Ollama, OpenRouter, Mistral, LM Studio, MiniMax, Z.ai
+    r"context.?(length|window|size|limit|overflow)|maximum context|exceed_context_size"
+    # Anthropic, Bedrock, xAI, vLLM, GitHub
+    r"|(prompt|input) is too long|maximum (prompt|model) length"
+    r"|prompt token count of \d+ exceeds|too many (input |total |prompt )?tokens"
+    # Gemini, Groq, Cerebras, Together, Kimi
+    r"|reduce the length|exceeds the (maximum|max) (number of )?(allowed )?(input )?tokens"
+    r"|`?inputs`? tokens \+ `?max_new_tokens`?|exceeded model token limit",
     re.IGNORECASE,
 )
+# With these a server, or what stands before it, is not there for anybody; a 500 is about one request.
+_DOWN = frozenset({502, 503, 504, 529})
 
 
 class ConnectionLost(ProviderError):
@@ -50,6 +59,11 @@ def kind_of(status: int, text: str) -> ProviderErrorKind:
     if status >= 500:
         return "unavailable"
     return _KIND_OF_STATUS.get(status, "bad_reply")
+
+
+def is_down(status: int) -> bool:
+    """Tell whether a status speaks of the server rather than of what it was asked."""
+    return status in _DOWN
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

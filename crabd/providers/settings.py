@@ -7,32 +7,56 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
 from crabd.errors import ConfigError
+from crabd.providers.presets import PRESETS, Kind, Preset
 
 CONFIG_FILE = "config.toml"
 OLLAMA = "ollama"
 _OLLAMA_PORT = 11434
 
 
+# Hours would be as good as for ever; at zero nothing could be asked.
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class Deadlines(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a server may take, in seconds: to ``connect``, to say its first word, to say the next.
+
+    ``first_byte`` is for the head, and again for what follows it: a local server may load its model in the
+    one and read a long history in the other. ``total`` bounds what the others cannot: a server that sends a
+    comment now and then, and never an answer.
+    """
+
+    connect: Seconds = 10
+    first_byte: Seconds = 300
+    idle: Seconds = 90
+    total: Seconds = 3600
+
+
+DEADLINES = Deadlines()
+
+
 class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model server, as ``[providers.NAME]`` in config.toml describes it.
 
-    A well-known server needs no ``base_url``. ``model`` is taken when the provider alone is named.
-    ``context_window`` is in tokens, for servers that do not tell.
+    A well-known server needs no ``base_url`` and no ``kind``, which for others is ``openai`` if left out.
+    ``model`` is taken when the provider alone is named. ``context_window`` is in tokens, for servers that do
+    not tell; ``deadlines`` are for one that is slow.
     """
 
-    kind: Literal["openai"] = "openai"
+    kind: Kind | None = None
     base_url: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
     api_key_command: str | None = None
     model: str | None = None
     context_window: int | None = None
+    deadlines: Deadlines = DEADLINES
 
 
 class Chosen(NamedTuple):
@@ -40,40 +64,6 @@ class Chosen(NamedTuple):
 
     id: str
     why: str
-
-
-def _well_known(base_url: str, variable: str, model: str) -> ProviderSettings:
-    return ProviderSettings(base_url=base_url, api_key_env=variable, model=model)
-
-
-# In the order in which a key of the environment is taken. The models are small ones, cheap to begin with.
-_WELL_KNOWN = {
-    "openai": _well_known("https://api.openai.com/v1", "OPENAI_API_KEY", "gpt-5-mini"),
-    "openrouter": _well_known("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "openrouter/auto"),
-    "groq": _well_known("https://api.groq.com/openai/v1", "GROQ_API_KEY", "openai/gpt-oss-20b"),
-    "mistral": _well_known("https://api.mistral.ai/v1", "MISTRAL_API_KEY", "mistral-small-latest"),
-    "deepseek": _well_known("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", "deepseek-chat"),
-}
-
-# In tokens, by how a model's name begins after its last slash. Ollama's names (``gpt-oss:20b``) do not fit on
-# purpose: there the window is what its server was started with.
-_CONTEXT_WINDOWS = {
-    "gpt-4.1": 1_047_576,
-    "gpt-4o": 128_000,
-    "gpt-5": 400_000,
-    "gpt-oss-": 131_072,
-    "o3": 200_000,
-    "o4-mini": 200_000,
-    "claude-": 200_000,
-    "gemini-": 1_048_576,
-    "deepseek-chat": 128_000,
-    "deepseek-reasoner": 128_000,
-    "mistral-small-": 128_000,
-    "mistral-medium-": 128_000,
-    "mistral-large-": 128_000,
-    "llama-3.1-": 131_072,
-    "llama-3.3-": 131_072,
-}
 
 
 def known_providers(
@@ -115,36 +105,45 @@ def choose(
 
 
 def keys_in(env: Mapping[str, str]) -> list[str]:
-    """List the well-known providers whose key is in the environment."""
-    return [name for name, known in _WELL_KNOWN.items() if env.get(known.api_key_env or "", "").strip()]
+    """List the well-known providers that can be asked without a word: their key is in the environment."""
+    return [name for name, one in PRESETS.items() if one.model and env.get(one.variable or "", "").strip()]
 
 
 def nothing_found(env: Mapping[str, str]) -> str:
     """Say why there is no model to ask, naming every place that was looked at."""
-    variables = ", ".join(str(known.api_key_env) for known in _WELL_KNOWN.values())
+    variables = ", ".join(str(one.variable) for one in PRESETS.values() if one.model)
     return (
         f"nothing was found: no `model` in {CONFIG_FILE}, no API key in the environment ({variables}), "
         f"no Ollama at {_ollama_url(env)}"
     )
 
 
-def known_window(model: str) -> int | None:
-    """Look up a well-known model's context window, in tokens."""
-    short = model.rpartition("/")[2]
-    return next((size for start, size in _CONTEXT_WINDOWS.items() if short.startswith(start)), None)
-
-
 def _with_environment(env: Mapping[str, str]) -> dict[str, ProviderSettings]:
     """Apply what the environment says about where well-known servers are."""
-    openai = _WELL_KNOWN["openai"]
-    url = env.get("OPENAI_BASE_URL") or openai.base_url
-    model = env.get("OPENAI_MODEL") or openai.model
-    known = dict(_WELL_KNOWN)
-    known["openai"] = structs.replace(openai, base_url=_checked("OPENAI_BASE_URL", str(url)), model=model)
+    known = {name: _settings_of(preset) for name, preset in PRESETS.items()}
+    openai, anthropic = known["openai"], known["anthropic"]
+    if url := env.get("OPENAI_BASE_URL"):
+        url = _checked("OPENAI_BASE_URL", url)
+        # Whoever listens elsewhere, chat completions are what it will know.
+        openai = structs.replace(
+            openai, base_url=url, kind=openai.kind if url == openai.base_url else "openai"
+        )
+    if url := env.get("ANTHROPIC_BASE_URL"):
+        # By custom this one stops before the version.
+        begin = _checked("ANTHROPIC_BASE_URL", url).removesuffix("/v1")
+        anthropic = structs.replace(anthropic, base_url=f"{begin}/v1")
+    known["openai"] = structs.replace(openai, model=env.get("OPENAI_MODEL") or openai.model)
+    known["anthropic"] = structs.replace(anthropic, model=env.get("ANTHROPIC_MODEL") or anthropic.model)
     ollama = _ollama_url(env)
     if _is_safe(ollama):
         known[OLLAMA] = ProviderSettings(base_url=ollama)
     return known
+
+
+def _settings_of(preset: Preset) -> ProviderSettings:
+    return ProviderSettings(
+        kind=preset.kind, base_url=preset.base_url, api_key_env=preset.variable, model=preset.model
+    )
 
 
 def _complete(name: str, given: ProviderSettings, known: ProviderSettings | None) -> ProviderSettings:
@@ -156,6 +155,7 @@ def _complete(name: str, given: ProviderSettings, known: ProviderSettings | None
     has_key = given.api_key_env or given.api_key_file or given.api_key_command
     return structs.replace(
         given,
+        kind=given.kind or known.kind,
         base_url=known.base_url,
         api_key_env=given.api_key_env if has_key else known.api_key_env,
         model=given.model or known.model,

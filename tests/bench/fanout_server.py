@@ -15,14 +15,15 @@ import trio
 from msgspec import Raw
 
 from crabd.app import wrap_event
-from crabd.events import TextDelta
+from crabd.events import ToolOutput
 from crabd.rpc.framing import Bundle
 from crabd.rpc.peer import Peer
 from crabd.rpc.reactor import Reactor
 from crabd.runtime.broker import Broker, Topic
 from tests.bench.rpc_servers import listen
 
-EVENT = TextDelta("word ")
+# None of those that a burst puts together.
+EVENT = ToolOutput("call_1", "word ")
 # Looking for the slowest reader costs about as much as giving each an event, so it is done only now and then.
 # What is published meanwhile is far less than what a link may hold before it counts as slow.
 LOOK_EVERY_BYTES = 32 * 1024
@@ -47,8 +48,8 @@ async def publish(topic: Topic, peers: list[Peer], bursts: int, burst: int, look
 def event_size() -> int:
     """Measure an event on the wire, in the middle of many."""
     topic = Broker("bench", wrap_event).topic("a_b_1")
-    topic.seq = 10_000
-    topic.publish(EVENT)
+    for _ in range(10_001):
+        topic.publish(EVENT)
     payloads = topic.missed(10_000)
     assert payloads is not None
     return len(payloads[0]) + len(b"\n")

@@ -24,13 +24,13 @@ class Subject(NamedTuple):
     script: Callable[[Reply], Awaitable[None]]
 
 
-@pytest.fixture(params=["offline", "openai"])
+@pytest.fixture(params=["offline", "openai", "openai-responses", "anthropic"])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     if request.param == "offline":
         yield Subject(Offline(), needs_no_script)
         return
     async with open_model_server() as server:
-        provider = provider_at(server.base_url)
+        provider = provider_at(server.base_url, kind=request.param)
         yield Subject(provider, server.script)
         await provider.aclose()
 

@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from crabd.providers.http import Deadlines, Http
+from crabd.providers.dialects import DIALECTS
+from crabd.providers.facts import UNKNOWN, ModelFacts
+from crabd.providers.http import Http
 from crabd.providers.keys import ApiKey
-from crabd.providers.openai import OpenAI
+from crabd.providers.presets import Kind
+from crabd.providers.server import Server
+from crabd.providers.settings import Deadlines
 from tests.model_server import ModelServer, open_model_server
 
 KEY = "sk-canary-0123456789"
@@ -21,13 +25,21 @@ async def server() -> AsyncIterator[ModelServer]:
 
 
 @pytest.fixture
-async def openai(server: ModelServer) -> AsyncIterator[OpenAI]:
+async def openai(server: ModelServer) -> AsyncIterator[Server]:
     provider = provider_at(server.base_url)
     yield provider
     await provider.aclose()
 
 
-def provider_at(base_url: str, *, key: str = KEY, deadlines: Deadlines | None = None) -> OpenAI:
+def provider_at(
+    base_url: str,
+    *,
+    key: str = KEY,
+    deadlines: Deadlines | None = None,
+    kind: Kind = "openai",
+    facts: ModelFacts = UNKNOWN,
+) -> Server:
     """Make a provider named ``test`` that takes its key from ``TEST_KEY``."""
     source = ApiKey("test", variable="TEST_KEY", env={"TEST_KEY": key})
-    return OpenAI("test", base_url, source, Http(deadlines or Deadlines()))
+    http = Http(deadlines or Deadlines())
+    return Server(DIALECTS[kind]("test"), base_url, source, http, facts=lambda model: facts)

@@ -124,3 +124,13 @@ async def test_neither_repr_nor_a_servers_words_show_the_key() -> None:
 
     assert repr(key) == "<ApiKey of test from K>"
     assert key.hide(f"bad key {KEY}".encode()) == b"bad key [key]"
+
+
+@pytest.mark.parametrize(("key", "shown"), [("k", b"ask"), ("sk-0123456789", b"[key]!")])
+async def test_a_secret_is_hidden_and_a_stopgap_does_not_tear_words_apart(key: str, shown: bytes) -> None:
+    source = ApiKey("test", variable="TEST_KEY", env={"TEST_KEY": key})
+    await source.read()
+
+    hidden = source.hide(b"ask" if key == "k" else f"{key}!".encode())
+
+    assert hidden == shown

@@ -14,8 +14,9 @@ import trio
 from crabd.errors import ProviderError
 from crabd.messages import Usage, utc_now
 from crabd.providers.base import Finished, ModelInfo, TextChunk, ThinkingChunk, ToolCallChunk
-from crabd.providers.http import MAX_BODY_BYTES, Deadlines
-from crabd.providers.openai import OpenAI
+from crabd.providers.http import MAX_BODY_BYTES
+from crabd.providers.server import Server
+from crabd.providers.settings import Deadlines
 from crabd.providers.sse import MAX_EVENT_BYTES
 from tests.model_server import Call, Ending, Gate, ModelServer, Raw, Reply, Say, Think, refuses, says
 from tests.providers.asking import READ, SECONDS, ask, fail, joined, request_of
@@ -33,7 +34,7 @@ def count_open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-async def test_an_answer_streams_in_the_order_it_was_said(openai: OpenAI, server: ModelServer) -> None:
+async def test_an_answer_streams_in_the_order_it_was_said(openai: Server, server: ModelServer) -> None:
     await server.script(says(Think("hm"), "Hello, ", "you"))
 
     chunks = await ask(openai, HELLO)
@@ -41,7 +42,7 @@ async def test_an_answer_streams_in_the_order_it_was_said(openai: OpenAI, server
     assert chunks == [ThinkingChunk("hm"), TextChunk("Hello, "), TextChunk("you"), END]
 
 
-async def test_a_chunk_arrives_before_the_next_one_is_sent(openai: OpenAI, server: ModelServer) -> None:
+async def test_a_chunk_arrives_before_the_next_one_is_sent(openai: Server, server: ModelServer) -> None:
     await server.script(says("first", Gate("rest"), "second"))
 
     with trio.fail_after(SECONDS):
@@ -53,7 +54,7 @@ async def test_a_chunk_arrives_before_the_next_one_is_sent(openai: OpenAI, serve
     assert (first, rest) == (TextChunk("first"), [TextChunk("second"), END])
 
 
-async def test_tool_calls_arrive_in_pieces_that_add_up(openai: OpenAI, server: ModelServer) -> None:
+async def test_tool_calls_arrive_in_pieces_that_add_up(openai: Server, server: ModelServer) -> None:
     await server.script(says(Call("read", '{"path":"x"}', "a", 0), Call("read", "{}", "", 1)))
 
     *pieces, end = await ask(openai, request_of("read", READ))
@@ -70,7 +71,7 @@ async def test_tool_calls_arrive_in_pieces_that_add_up(openai: OpenAI, server: M
     assert end.reason == "tool_calls"
 
 
-async def test_the_key_goes_into_the_header_and_nowhere_else(openai: OpenAI, server: ModelServer) -> None:
+async def test_the_key_goes_into_the_header_and_nowhere_else(openai: Server, server: ModelServer) -> None:
     await server.script(refuses(401, f"Incorrect API key provided: {KEY}"))
 
     error, _ = await fail(openai, HELLO)
@@ -83,7 +84,7 @@ async def test_the_key_goes_into_the_header_and_nowhere_else(openai: OpenAI, ser
 
 
 async def test_the_key_is_not_told_by_an_error_in_mid_stream_either(
-    openai: OpenAI, server: ModelServer
+    openai: Server, server: ModelServer
 ) -> None:
     event = f'data: {{"error":{{"message":"bad key {KEY}","code":401}}}}\n\n'
     await server.script(says(Raw(event.encode())))
@@ -94,7 +95,7 @@ async def test_the_key_is_not_told_by_an_error_in_mid_stream_either(
     assert KEY not in repr(error)
 
 
-async def test_a_connection_serves_the_next_call_too(openai: OpenAI, server: ModelServer) -> None:
+async def test_a_connection_serves_the_next_call_too(openai: Server, server: ModelServer) -> None:
     await ask(openai, HELLO)
     await ask(openai, HELLO)
 
@@ -103,7 +104,7 @@ async def test_a_connection_serves_the_next_call_too(openai: OpenAI, server: Mod
     assert seen[0].connection == seen[1].connection
 
 
-async def test_a_finish_reason_is_enough_of_an_end(openai: OpenAI, server: ModelServer) -> None:
+async def test_a_finish_reason_is_enough_of_an_end(openai: Server, server: ModelServer) -> None:
     await server.script(Reply(parts=(Say("hi"),), done=False, usage=None))
     await server.script(Reply(parts=(Say("hi"),), done=False, usage=None, ending="reset"))
 
@@ -114,7 +115,7 @@ async def test_a_finish_reason_is_enough_of_an_end(openai: OpenAI, server: Model
 
 
 async def test_a_connection_that_breaks_after_the_end_harms_nothing(
-    openai: OpenAI, server: ModelServer
+    openai: Server, server: ModelServer
 ) -> None:
     await server.script(Reply(parts=(Say("hi"),), ending="cut"))
 
@@ -134,7 +135,7 @@ async def test_a_connection_that_breaks_after_the_end_harms_nothing(
     ],
 )
 async def test_a_refusal_is_told_once_with_the_servers_words(
-    openai: OpenAI, server: ModelServer, status: int, message: str, kind: ProviderErrorKind
+    openai: Server, server: ModelServer, status: int, message: str, kind: ProviderErrorKind
 ) -> None:
     await server.script(refuses(status, message))
 
@@ -146,7 +147,7 @@ async def test_a_refusal_is_told_once_with_the_servers_words(
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
-async def test_a_passing_failure_is_tried_again(openai: OpenAI, server: ModelServer, status: int) -> None:
+async def test_a_passing_failure_is_tried_again(openai: Server, server: ModelServer, status: int) -> None:
     await server.script(refuses(status, "later", retry_after_ms="1"), says("now"))
 
     chunks = await ask(openai, HELLO)
@@ -155,7 +156,7 @@ async def test_a_passing_failure_is_tried_again(openai: OpenAI, server: ModelSer
     assert len(await server.requests()) == 2
 
 
-async def test_three_tries_are_all_there_are(openai: OpenAI, server: ModelServer) -> None:
+async def test_three_tries_are_all_there_are(openai: Server, server: ModelServer) -> None:
     await server.script(*[refuses(503, "busy", retry_after_ms="1")] * 4)
 
     error, _ = await fail(openai, HELLO)
@@ -165,7 +166,7 @@ async def test_three_tries_are_all_there_are(openai: OpenAI, server: ModelServer
 
 
 @pytest.mark.parametrize("unit", ["seconds", "date"])
-async def test_a_long_wait_is_reported_and_not_waited(openai: OpenAI, server: ModelServer, unit: str) -> None:
+async def test_a_long_wait_is_reported_and_not_waited(openai: Server, server: ModelServer, unit: str) -> None:
     until = utc_now() + timedelta(seconds=120)
     after = "120" if unit == "seconds" else format_datetime(until, usegmt=True)
     await server.script(refuses(429, "slow down", retry_after=after))
@@ -178,7 +179,7 @@ async def test_a_long_wait_is_reported_and_not_waited(openai: OpenAI, server: Mo
     assert len(await server.requests()) == 1
 
 
-async def test_a_reset_before_the_first_word_is_tried_again(openai: OpenAI, server: ModelServer) -> None:
+async def test_a_reset_before_the_first_word_is_tried_again(openai: Server, server: ModelServer) -> None:
     await server.script(
         Reply(status=0, ending="reset"), Reply(finish=None, ending="cut", usage=None, done=False)
     )
@@ -193,7 +194,7 @@ async def test_a_reset_before_the_first_word_is_tried_again(openai: OpenAI, serv
     ("ending", "kind"), [("cut", "bad_reply"), ("clean", "bad_reply"), ("reset", "unavailable")]
 )
 async def test_an_answer_that_breaks_off_fails_after_what_came(
-    openai: OpenAI, server: ModelServer, ending: Ending, kind: ProviderErrorKind
+    openai: Server, server: ModelServer, ending: Ending, kind: ProviderErrorKind
 ) -> None:
     parts = (Say("half"), Gate("break"))
     await server.script(Reply(parts=parts, finish=None, usage=None, done=False, ending=ending))
@@ -210,7 +211,7 @@ async def test_an_answer_that_breaks_off_fails_after_what_came(
 
 
 async def test_an_error_in_mid_stream_comes_after_the_text_before_it(
-    openai: OpenAI, server: ModelServer
+    openai: Server, server: ModelServer
 ) -> None:
     event = (
         b'data: {"choices":[{"delta":{"content":"half"}}]}\n\ndata: {"error":{"message":"oh","code":502}}\n\n'
@@ -223,7 +224,7 @@ async def test_an_error_in_mid_stream_comes_after_the_text_before_it(
 
 
 async def test_an_error_in_place_of_the_first_word_is_tried_again(
-    openai: OpenAI, server: ModelServer
+    openai: Server, server: ModelServer
 ) -> None:
     await server.script(
         says(Raw(b'data: {"error":{"message":"oh","type":"overloaded_error"}}\n\n')), says("ok")
@@ -234,7 +235,7 @@ async def test_an_error_in_place_of_the_first_word_is_tried_again(
     assert joined(chunks) == "ok"
 
 
-async def test_a_character_cut_in_two_is_whole_again(openai: OpenAI, server: ModelServer) -> None:
+async def test_a_character_cut_in_two_is_whole_again(openai: Server, server: ModelServer) -> None:
     event = 'data: {"choices":[{"delta":{"content":"crab 🦀"}}]}\n\n'.encode()
     cut = event.index("🦀".encode()) + 2
     await server.script(says(Raw(event[:cut]), Raw(event[cut:])))
@@ -245,7 +246,7 @@ async def test_a_character_cut_in_two_is_whole_again(openai: OpenAI, server: Mod
 
 
 async def test_an_answer_that_comes_byte_by_byte_is_the_same_answer(
-    openai: OpenAI, server: ModelServer
+    openai: Server, server: ModelServer
 ) -> None:
     event = b': ping\r\n\r\ndata: {"choices":[{"delta":{"content":"drip"}}]}\r\n\r\n'
     await server.script(says(*(Raw(bytes([byte])) for byte in event)))
@@ -255,7 +256,7 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same_answer(
     assert chunks == [TextChunk("drip"), END]
 
 
-async def test_a_line_without_end_is_refused(openai: OpenAI, server: ModelServer) -> None:
+async def test_a_line_without_end_is_refused(openai: Server, server: ModelServer) -> None:
     await server.script(says(Raw(b"data: " + b"x" * (MAX_EVENT_BYTES + 1)), Gate("never")))
 
     error, _ = await fail(openai, HELLO)
@@ -264,7 +265,7 @@ async def test_a_line_without_end_is_refused(openai: OpenAI, server: ModelServer
     assert (await server.requests(settled=1))[0].hung_up
 
 
-async def test_an_answer_without_end_is_refused(openai: OpenAI, server: ModelServer) -> None:
+async def test_an_answer_without_end_is_refused(openai: Server, server: ModelServer) -> None:
     comment = b":" * 1_000_000 + b"\n\n"
     await server.script(says(Raw(comment, MAX_BODY_BYTES // len(comment) + 1), Gate("never")))
 
@@ -281,7 +282,7 @@ async def test_an_answer_without_end_is_refused(openai: OpenAI, server: ModelSer
     ],
 )
 async def test_an_answer_of_the_wrong_kind_is_refused(
-    openai: OpenAI, server: ModelServer, headers: dict[str, str], problem: str
+    openai: Server, server: ModelServer, headers: dict[str, str], problem: str
 ) -> None:
     await server.script(Reply(headers=headers, parts=(Say("hi"),)))
 
@@ -291,7 +292,7 @@ async def test_an_answer_of_the_wrong_kind_is_refused(
     assert problem in str(error)
 
 
-async def test_a_redirect_is_not_followed(openai: OpenAI, server: ModelServer) -> None:
+async def test_a_redirect_is_not_followed(openai: Server, server: ModelServer) -> None:
     await server.script(
         Reply(status=307, headers={"location": f"{server.base_url}/chat/completions"}, body="")
     )
@@ -358,7 +359,7 @@ async def test_no_proxy_comes_between_us_and_this_machine(
     [
         (Deadlines(first_byte=0.2), Reply(status=0, ending="hang"), "it was silent for 0.2 s"),
         (Deadlines(first_byte=0.2), Reply(parts=(Gate("never"),)), "it was silent for 0.2 s"),
-        (Deadlines(between=0.2), Reply(parts=(PING, Gate("never"))), "it was silent for 0.2 s"),
+        (Deadlines(idle=0.2), Reply(parts=(PING, Gate("never"))), "it was silent for 0.2 s"),
         (Deadlines(total=0.2), Reply(parts=(Gate("never"),)), "it took too long as a whole"),
     ],
 )
@@ -379,7 +380,7 @@ async def test_silence_ends_with_a_deadline(
 
 
 @pytest.mark.parametrize("reply", [Reply(status=0, ending="hang"), Reply(parts=(Say("hi"), Gate("never")))])
-async def test_cancelling_hangs_up(openai: OpenAI, server: ModelServer, reply: Reply) -> None:
+async def test_cancelling_hangs_up(openai: Server, server: ModelServer, reply: Reply) -> None:
     await server.script(reply)
 
     with trio.fail_after(SECONDS):
@@ -391,7 +392,7 @@ async def test_cancelling_hangs_up(openai: OpenAI, server: ModelServer, reply: R
     assert (await server.requests(settled=1))[0].hung_up
 
 
-async def test_leaving_in_mid_answer_hangs_up(openai: OpenAI, server: ModelServer) -> None:
+async def test_leaving_in_mid_answer_hangs_up(openai: Server, server: ModelServer) -> None:
     await server.script(says("hi", Gate("never")))
 
     with trio.fail_after(SECONDS):
@@ -401,7 +402,7 @@ async def test_leaving_in_mid_answer_hangs_up(openai: OpenAI, server: ModelServe
     assert (await server.requests(settled=1))[0].hung_up
 
 
-async def test_cancelling_between_two_tries_ends_the_tries(openai: OpenAI, server: ModelServer) -> None:
+async def test_cancelling_between_two_tries_ends_the_tries(openai: Server, server: ModelServer) -> None:
     await server.script(refuses(503, "busy", retry_after="20"))
 
     with trio.fail_after(SECONDS):
@@ -413,7 +414,7 @@ async def test_cancelling_between_two_tries_ends_the_tries(openai: OpenAI, serve
     assert len(await server.requests()) == 1
 
 
-async def test_closing_the_provider_ends_what_streams(openai: OpenAI, server: ModelServer) -> None:
+async def test_closing_the_provider_ends_what_streams(openai: Server, server: ModelServer) -> None:
     await server.script(says("hi", Gate("never")))
 
     with trio.fail_after(SECONDS):
@@ -429,7 +430,7 @@ async def test_closing_the_provider_ends_what_streams(openai: OpenAI, server: Mo
 
 
 async def test_a_server_that_refuses_stream_options_is_asked_without(
-    openai: OpenAI, server: ModelServer
+    openai: Server, server: ModelServer
 ) -> None:
     await server.script(refuses(422, "stream_options: extra fields not permitted"))
 
@@ -440,7 +441,7 @@ async def test_a_server_that_refuses_stream_options_is_asked_without(
     assert ["stream_options" in body for body in bodies] == [True, False, False]
 
 
-async def test_models_come_with_the_window_the_server_tells(openai: OpenAI, server: ModelServer) -> None:
+async def test_models_come_with_the_window_the_server_tells(openai: Server, server: ModelServer) -> None:
     await server.set_models(
         {"id": "a", "max_model_len": 4096}, {"id": "b", "meta": {"n_ctx_train": 8192}}, {"id": "c"}
     )

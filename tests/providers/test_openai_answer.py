@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from crabd.errors import ProviderError
 from crabd.messages import Usage, utc_now
+from crabd.providers.answer import read_refusal
 from crabd.providers.base import Chunk, Finished, ModelInfo, TextChunk, ThinkingChunk, ToolCallChunk
-from crabd.providers.openai_answer import AnswerDecoder, read_models, read_refusal
+from crabd.providers.openai_answer import AnswerDecoder, read_models
 from crabd.providers.retry import ConnectionLost
+from tests.providers.oracles import heard_by_us
 
 END = Finished("end", None)
 
@@ -74,6 +76,78 @@ def test_usage_after_the_finish_reason_is_part_of_the_end() -> None:
 )
 def test_what_a_server_adds_or_leaves_out_does_no_harm(pieces: list[bytes], chunks: list[Chunk]) -> None:
     assert decode(*pieces) == [*chunks, END]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "calls"),
+    [
+        # No index: the id tells, wherever in the list its piece comes.
+        (
+            [
+                [call("a", "{", id="x"), call("b", "{", id="y")],
+                [call(arguments="}", id="y")],
+                [call(arguments="}", id="x")],
+            ],
+            [("x", "a", "{}"), ("y", "b", "{}")],
+        ),
+        # Neither: a name begins a call, and what has none goes on with the last.
+        (
+            [[call("a", "{")], [call(arguments="}")], [call("b", {"k": 1})]],
+            [("", "a", "{}"), ("", "b", '{"k":1}')],
+        ),
+        # An index, and the name in every piece.
+        (
+            [
+                [call("a", "{", index=0)],
+                [call("b", "{", index=1)],
+                [call("a", "}", index=0)],
+                [call("b", "}", index=1)],
+            ],
+            [("", "a", "{}"), ("", "b", "{}")],
+        ),
+        ([[call("a", "{", index="0", id="x")], [call(arguments="}", index="0")]], [("x", "a", "{}")]),
+    ],
+)
+def test_pieces_of_calls_find_together_however_a_server_marks_them(
+    pieces: list[list[dict[str, Any]]], calls: list[tuple[str, str, str]]
+) -> None:
+    said = heard_by_us(new_decoder(), [delta(tool_calls=piece) for piece in pieces] + [delta("stop")])
+
+    found = [
+        (id_ if known else "", name, arguments)
+        for (id_, name, arguments), (known, *_) in zip(said.calls, calls, strict=True)
+    ]
+    assert found == [(id_, name, json.loads(arguments)) for id_, name, arguments in calls]
+    assert len({id_ for id_, *_ in said.calls}) == len(calls)
+
+
+@pytest.mark.parametrize(
+    ("sent", "chunks"),
+    [
+        (
+            event(choices=[{"message": {"role": "assistant", "content": "whole"}, "finish_reason": "stop"}]),
+            [TextChunk("whole")],
+        ),
+        (
+            delta("stop", content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]),
+            [ThinkingChunk("hm")],
+        ),
+        (
+            delta("stop", reasoning="hm", reasoning_content="hm", content="null"),
+            [ThinkingChunk("hm"), TextChunk("null")],
+        ),
+    ],
+)
+def test_text_is_found_wherever_a_server_puts_it(sent: bytes, chunks: list[Chunk]) -> None:
+    assert decode(sent) == [*chunks, END]
+
+
+def test_figures_in_quotes_are_figures() -> None:
+    chunks = decode(
+        delta("stop"), event(choices=[], usage={"prompt_tokens": "9", "prompt_cache_hit_tokens": 4.0})
+    )
+
+    assert chunks == [Finished("end", Usage(9, cache_read_tokens=4))]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ import pytest
 import trio
 
 from crabd.errors import ConfigError, NotFound
-from crabd.providers.base import ModelInfo
+from crabd.messages import user_text
+from crabd.providers.base import Finished, ModelInfo, ModelRequest
+from crabd.providers.facts import ModelFacts, Prices
+from crabd.providers.presets import PRESETS
 from crabd.providers.registry import Registry
 from crabd.providers.settings import ProviderSettings
 from tests.model_server import ModelServer
@@ -32,8 +35,9 @@ async def make() -> AsyncIterator[Make]:
         providers: Mapping[str, ProviderSettings] | None = None,
         default: str | None = None,
         env: Mapping[str, str] | None = None,
+        models: Mapping[str, ModelFacts] | None = None,
     ) -> Registry:
-        made.append(Registry(providers or {}, default, {**NOBODY, **(env or {})}))
+        made.append(Registry(providers or {}, default, {**NOBODY, **(env or {})}, models))
         return made[-1]
 
     yield make_one
@@ -60,14 +64,14 @@ def ollama_at(server: ModelServer) -> dict[str, str]:
             {"openai": ProviderSettings(api_key_file="k")},
             None,
             {},
-            "openai/gpt-5-mini",
+            "openai/gpt-5.4-mini",
             "[providers.openai] in",
         ),
         (
             {},
             None,
             {"OPENAI_API_KEY": "k", **GROQ},
-            "openai/gpt-5-mini",
+            "openai/gpt-5.4-mini",
             "OPENAI_API_KEY is set",
         ),
         ({}, None, {"OPENAI_API_KEY": "k", "OPENAI_MODEL": "m"}, "openai/m", "OPENAI_API_KEY is set"),
@@ -78,7 +82,15 @@ def ollama_at(server: ModelServer) -> dict[str, str]:
             "groq/openai/gpt-oss-20b",
             "GROQ_API_KEY is set",
         ),
-        ({}, None, {"DEEPSEEK_API_KEY": "k"}, "deepseek/deepseek-chat", "DEEPSEEK_API_KEY is set"),
+        (
+            {},
+            None,
+            {"ANTHROPIC_API_KEY": "k", **GROQ},
+            "anthropic/claude-haiku-5-5",
+            "ANTHROPIC_API_KEY is set",
+        ),
+        ({}, None, {"HF_TOKEN": "k"}, "offline/echo", "nothing was found"),
+        ({}, None, {"DEEPSEEK_API_KEY": "k"}, "deepseek/deepseek-v4-flash", "DEEPSEEK_API_KEY is set"),
         ({}, None, {}, "offline/echo", "nothing was found"),
     ],
 )
@@ -205,7 +217,7 @@ async def test_an_unsafe_address_is_refused(make: Make, base_url: str) -> None:
 async def test_a_safe_address_is_taken(make: Make, base_url: str) -> None:
     registry = make({"x": ProviderSettings(base_url=base_url)})
 
-    assert repr(registry.resolve("x/y").provider) == f"<OpenAI x at {base_url.rstrip('/')}>"
+    assert repr(registry.resolve("x/y").provider) == f"<ChatCompletions x at {base_url.rstrip('/')}>"
 
 
 @pytest.mark.parametrize(
@@ -283,6 +295,133 @@ async def test_models_of_all_are_listed_and_problems_told(make: Make, server: Mo
     assert [problem.split(":")[0] for problem in problems] == ["gone"]
 
 
+async def test_a_list_is_asked_for_once_a_minute_and_again_after_a_reload(
+    make: Make, server: ModelServer
+) -> None:
+    here = {"here": ProviderSettings(base_url=server.base_url)}
+    registry = make(here)
+
+    async def names() -> list[str]:
+        with trio.fail_after(SECONDS):
+            models, _ = await registry.list_models()
+        return [model.id for model in models if model.provider == "here"]
+
+    first = await names()
+    await server.set_models({"id": "new"})
+    second = await names()
+    registry.configure(here, None)
+    third = await names()
+
+    assert (first, second, third) == (["here/test-model"], ["here/test-model"], ["here/new"])
+
+
+async def test_what_a_server_told_is_not_taken_for_another_of_its_name(
+    make: Make, server: ModelServer
+) -> None:
+    registry = make({"here": ProviderSettings(base_url=server.base_url)})
+    with trio.fail_after(SECONDS):
+        await registry.list_models()
+
+    registry.configure({"here": ProviderSettings(base_url="http://127.0.0.1:9/v1")}, None)
+
+    assert registry.resolve("here/test-model").context_window is None
+
+
+async def test_a_list_that_has_no_end_is_cut_and_that_is_told(make: Make, server: ModelServer) -> None:
+    await server.set_models(*({"id": f"m{number}"} for number in range(2001)))
+    registry = make({"here": ProviderSettings(base_url=server.base_url)})
+
+    with trio.fail_after(SECONDS):
+        models, problems = await registry.list_models()
+
+    assert sum(model.provider == "here" for model in models) == 2000
+    assert problems == ("here: of its 2001 models only 2000 are listed",)
+
+
+async def test_what_a_server_and_a_person_tell_of_a_model_is_told(make: Make, server: ModelServer) -> None:
+    pricing = {"prompt": "0.000001", "completion": "0.000002", "input_cache_read": "0.0000001"}
+    router = {"prompt": "-1", "completion": "-1"}
+    await server.set_models(
+        {"id": "a", "pricing": pricing, "context_length": 9, "top_provider": {"max_completion_tokens": 5}},
+        {"id": "b", "pricing": router},
+    )
+    mine = ModelFacts(context_window=7, prices=Prices(input=0, output=0))
+    registry = make({"here": ProviderSettings(base_url=server.base_url)}, models={"here/b": mine})
+
+    with trio.fail_after(SECONDS):
+        models, _ = await registry.list_models()
+
+    prices = Prices(input=1, output=2, cache_read=0.1)
+    assert models[:2] == (
+        ModelInfo(id="here/a", provider="here", context_window=9, max_output=5, prices=prices),
+        ModelInfo(id="here/b", provider="here", context_window=7, prices=mine.prices),
+    )
+
+
+async def test_a_call_is_priced_only_at_the_service_that_has_the_price(
+    make: Make, server: ModelServer
+) -> None:
+    model = "openai/gpt-5.4-mini"
+    mine = ModelFacts(prices=Prices(input=1, output=1))
+    env = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": server.base_url}
+    elsewhere, told = make(env=env), make(env=env, models={model: mine})
+
+    costs = [await cost_of(registry, model) for registry in (elsewhere, told)]
+
+    assert costs == [None, 12 / 1e6]
+
+
+async def cost_of(registry: Registry, model: str) -> float | None:
+    choice = registry.resolve(model)
+    *_, end = await ask(
+        choice.provider, ModelRequest(model=choice.model, system="", messages=(user_text("hi"),))
+    )
+    assert isinstance(end, Finished)
+    return end.usage.cost if end.usage else None
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [
+        ("openai", "Responses"),
+        ("anthropic", "Messages"),
+        ("groq", "ChatCompletions"),
+        ("vllm", "ChatCompletions"),
+    ],
+)
+async def test_a_well_known_server_is_spoken_to_as_it_likes(make: Make, name: str, dialect: str) -> None:
+    preset = PRESETS[name]
+
+    provider = make().resolve(f"{name}/x").provider
+
+    assert repr(provider) == f"<{dialect} {name} at {preset.base_url}>"
+
+
+async def test_a_kind_is_what_the_configuration_says(make: Make) -> None:
+    ours = ProviderSettings(kind="anthropic", base_url="http://127.0.0.1:1/v1")
+    registry = make({"ours": ours, "openai": ProviderSettings(kind="openai")})
+
+    assert repr(registry.resolve("ours/x").provider) == "<Messages ours at http://127.0.0.1:1/v1>"
+    assert (
+        repr(registry.resolve("openai/x").provider) == "<ChatCompletions openai at https://api.openai.com/v1>"
+    )
+
+
+@pytest.mark.parametrize("url", ["{}", "{}/", "{}/v1"])
+async def test_anthropic_base_url_moves_anthropic(make: Make, server: ModelServer, url: str) -> None:
+    registry = make(env={"ANTHROPIC_API_KEY": "sk-canary", "ANTHROPIC_BASE_URL": url.format(server.url)})
+
+    chunks = await ask(registry.resolve(None).provider, request_of("hi"))
+
+    seen = await server.requests(wait=1)
+    assert (joined(chunks), seen[0].path, seen[0].headers["x-api-key"]) == ("hi", "/v1/messages", "sk-canary")
+
+
+async def test_a_model_of_nobody_is_no_model_to_describe(make: Make) -> None:
+    with pytest.raises(ConfigError, match="write provider/model"):
+        make(models={"gpt-5": ModelFacts()})
+
+
 async def test_a_window_that_a_server_told_is_remembered(make: Make, server: ModelServer) -> None:
     registry = make({"here": ProviderSettings(base_url=server.base_url)})
 
@@ -307,7 +446,7 @@ async def test_a_window_that_a_server_told_is_remembered(make: Make, server: Mod
 async def test_ollama_is_where_its_own_variable_says(make: Make, host: str, url: str) -> None:
     registry = make(env={"OLLAMA_HOST": host})
 
-    assert repr(registry.resolve("ollama/x").provider) == f"<OpenAI ollama at {url}>"
+    assert repr(registry.resolve("ollama/x").provider) == f"<ChatCompletions ollama at {url}>"
 
 
 @pytest.mark.parametrize("host", ["192.168.1.5", "a:b:c", "http://x:99999"])

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crabd.errors import ProviderError
-from crabd.providers.retry import MAX_TRIES, MAX_WAIT, ConnectionLost, retry_after, wait_before_retry
+from crabd.providers.retry import (
+    MAX_TRIES,
+    MAX_WAIT,
+    ConnectionLost,
+    is_down,
+    kind_of,
+    retry_after,
+    wait_before_retry,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -77,3 +85,55 @@ def test_a_lost_connection_is_tried_again_until_the_tries_are_used_up() -> None:
     waits = [wait_before_retry(lost, tries, 0.5) is not None for tries in range(1, MAX_TRIES + 1)]
 
     assert waits == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens"),
+        (400, '{"error":{"code":"context_length_exceeded"}}'),
+        (400, "prompt is too long: 210000 tokens > 200000 maximum"),
+        (400, "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"),
+        (400, "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576)."),
+        (400, "the request exceeds the available context size, try increasing it"),
+        (500, "the request exceeds the available context size, try increasing it"),
+        (400, "Please reduce the length of the messages or completion."),
+        (400, "Input is too long for requested model."),
+        (400, "This model's maximum prompt length is 131072 but the request contains 537812 tokens."),
+        (400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096."),
+        (400, "prompt token count of 130000 exceeds the limit of 128000"),
+        (400, "`inputs` tokens + `max_new_tokens` must be <= 4097"),
+        (400, "Invalid request: Your request exceeded model token limit: 262144"),
+        (400, "Trying to keep the first 4921 tokens when context the overflows: context overflow"),
+        (413, "Prompt too large: too many tokens"),
+        (422, "context window exceeds limit (2013)"),
+    ],
+)
+def test_every_server_has_its_own_words_for_a_conversation_that_is_too_long(status: int, words: str) -> None:
+    assert kind_of(status, words) == "context_too_long"
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "kind"),
+    [
+        (
+            429,
+            "Request too large: limit 30000 tokens per min, reduce the length of the messages",
+            "rate_limited",
+        ),
+        (400, "max_tokens must be at most 8192", "bad_reply"),
+        (400, "temperature must be below 2", "bad_reply"),
+        (413, "Request Entity Too Large", "bad_reply"),
+        (401, "prompt is too long", "auth"),
+        (503, "prompt is too long", "unavailable"),
+    ],
+)
+def test_what_only_sounds_like_it_is_something_else(status: int, words: str, kind: str) -> None:
+    assert kind_of(status, words) == kind
+
+
+@pytest.mark.parametrize(
+    ("status", "is_gone"), [(500, False), (429, False), (200, False), (502, True), (529, True)]
+)
+def test_some_statuses_speak_of_the_server_and_not_of_the_request(status: int, is_gone: bool) -> None:
+    assert is_down(status) is is_gone
