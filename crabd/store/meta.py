@@ -7,25 +7,28 @@ two apart believes the log.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import reduce
 from typing import Protocol, TypeVar
 
 from msgspec import UNSET, Struct, structs
 
-from crabd.events import SessionUsage
-from crabd.messages import UserMessage
+from crabd.events import Budget, SessionUsage
+from crabd.messages import Usage, UserMessage
 from crabd.store.record import (
     Claimed,
     Cleared,
     Compacted,
     Configured,
     Created,
+    Forked,
     MessageAdded,
     MessageQueued,
     ModelCalled,
+    Rewound,
     RunClosed,
     RunOpened,
+    Shortened,
     Source,
     Step,
     run_number,
@@ -35,6 +38,8 @@ from crabd.store.record import (
 # Whoever has had no answer asks again within seconds, or after a night; a key takes a few hundred bytes.
 KEY_AGE = timedelta(hours=24)
 MAX_KEYS = 256
+# Days and models that are told apart in a session's sum; before them days go together. A year of one model.
+MAX_SPENT = 366
 
 
 class Claim(Struct, frozen=True, omit_defaults=True):
@@ -44,6 +49,30 @@ class Claim(Struct, frozen=True, omit_defaults=True):
     at: datetime
     topic: str | None = None
     created: bool = False
+
+
+class Spent(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the calls of one ``model`` on one ``day`` (UTC) came to; ``duration_ms`` as far as it is known."""
+
+    day: date
+    model: str
+    calls: int
+    usage: Usage
+    unpriced: int = 0
+    estimated: int = 0
+    duration_ms: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        """Add up, on the day of the first."""
+        return Spent(
+            self.day,
+            self.model,
+            self.calls + other.calls,
+            self.usage + other.usage,
+            self.unpriced + other.unpriced,
+            self.estimated + other.estimated,
+            self.duration_ms + other.duration_ms,
+        )
 
 
 class SessionMeta(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -62,10 +91,12 @@ class SessionMeta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str | None = None
     cwd: str | None = None
     parent: str | None = None
+    forked_from: str | None = None
     title: str = ""
     model: str | None = None
     thinking: bool | None = None
     system_prompt: str | None = None
+    auto_compact: bool | None = None
     paused: bool = False
     message_count: int = 0
     runs: int = 0
@@ -78,6 +109,8 @@ class SessionMeta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: SessionUsage = SessionUsage()
     source: Source | None = None
     claims: tuple[Claim, ...] = ()
+    budget: Budget = Budget()
+    spent: tuple[Spent, ...] = ()
 
 
 class Deletion(Struct, frozen=True, omit_defaults=True):
@@ -145,10 +178,15 @@ def advance(meta: SessionMeta, step: Step) -> SessionMeta:
             active = meta.active_seconds + seconds
             return structs.replace(meta, open_run=still_open, active_seconds=active)
         case ModelCalled() as call:
-            return structs.replace(meta, usage=_add_call(meta.usage, call))
+            spent = _add_spent(meta.spent, _spent_by(call, step.at.date()))
+            return structs.replace(meta, usage=_add_call(meta.usage, call), spent=spent)
         case Compacted(context_tokens=tokens):
             usage = structs.replace(meta.usage, context_tokens=tokens)
             return structs.replace(meta, archives=meta.archives + 1, usage=usage)
+        case Shortened(context_tokens=tokens) | Rewound(context_tokens=tokens):
+            return structs.replace(meta, usage=structs.replace(meta.usage, context_tokens=tokens))
+        case Forked(session=session):
+            return structs.replace(meta, forked_from=session)
         case Cleared():
             return structs.replace(meta, usage=structs.replace(meta.usage, context_tokens=0))
         case Configured() as change:
@@ -194,12 +232,46 @@ def _without_queued(meta: SessionMeta, taken: str) -> SessionMeta:
 
 
 def _add_call(usage: SessionUsage, call: ModelCalled) -> SessionUsage:
+    # Only a reply's call has seen the history as the next one will.
+    is_reply = call.purpose == "reply"
     return SessionUsage(
-        context_tokens=call.context_tokens,
-        context_window=call.context_window,
+        context_tokens=call.context_tokens if is_reply else usage.context_tokens,
+        context_window=call.context_window if is_reply else usage.context_window,
         calls=usage.calls + 1,
         total=usage.total + call.usage,
+        rounds=usage.rounds + is_reply,
+        unpriced=usage.unpriced + (call.usage.cost is None),
+        estimated=usage.estimated + call.estimated,
     )
+
+
+def _spent_by(call: ModelCalled, day: date) -> Spent:
+    return Spent(
+        day,
+        call.model,
+        1,
+        call.usage,
+        unpriced=int(call.usage.cost is None),
+        estimated=int(call.estimated),
+        duration_ms=call.duration_ms or 0,
+    )
+
+
+def _add_spent(spent: tuple[Spent, ...], more: Spent) -> tuple[Spent, ...]:
+    """Add a call's; the newest day is last."""
+    for place in range(len(spent) - 1, -1, -1):
+        if spent[place].day == more.day and spent[place].model == more.model:
+            return (*spent[:place], spent[place] + more, *spent[place + 1 :])
+    return (*(spent if len(spent) < MAX_SPENT else _fold(spent)), more)
+
+
+def _fold(spent: tuple[Spent, ...]) -> tuple[Spent, ...]:
+    """Put the oldest days that one model has two of together; all are kept if each is another model's."""
+    for place, one in enumerate(spent):
+        for later in range(place + 1, len(spent)):
+            if spent[later].model == one.model:
+                return (*spent[:place], *spent[place + 1 : later], spent[later] + one, *spent[later + 1 :])
+    return spent
 
 
 def _set_fields(change: Configured) -> dict[str, object]:

@@ -9,8 +9,11 @@ from typing import Literal, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
-from crabd.events import ErrorInfo
+from crabd.events import Budget, ErrorInfo
 from crabd.messages import Message, StopReason, Usage, UserBlock
+
+# What a model was called for.
+Purpose: TypeAlias = Literal["reply", "summary", "title", "guest"]
 
 
 class Source(Struct, frozen=True):
@@ -47,8 +50,11 @@ class Claimed(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="cl
 
 
 class RunOpened(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="run_opened"):
+    """A run has begun: that of another agent, if it is a ``guest``'s."""
+
     run: str
     request_key: str | None = None
+    guest: str = ""
 
 
 class MessageQueued(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="queued"):
@@ -79,15 +85,22 @@ class MessageAdded(Struct, frozen=True, omit_defaults=True, tag_field="type", ta
     position: int = 0
 
 
-class ModelCalled(Struct, frozen=True, tag_field="type", tag="model_called"):
-    """One model call's usage. ``context_tokens`` is what the history now weighs, reply included."""
+class ModelCalled(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="model_called"):
+    """One model call's usage, ``estimated`` if the server did not tell it.
+
+    ``context_tokens`` is what the history weighs after a reply, that included. The times are from the request
+    to the end, and to the first piece of the answer.
+    """
 
     run: str
     model: str
-    purpose: Literal["reply", "summary"]
+    purpose: Purpose
     usage: Usage
     context_tokens: int
     context_window: int | None
+    duration_ms: int | None = None
+    first_token_ms: int | None = None
+    estimated: bool = False
 
 
 class RunClosed(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="run_closed"):
@@ -100,10 +113,18 @@ class RunClosed(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="
     error: ErrorInfo | None = None
 
 
+class Task(Struct, frozen=True):
+    """What a person asked for at ``step``, kept beside a summary because it is not done yet."""
+
+    step: int
+    text: str
+
+
 class Compacted(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="compacted"):
     """History up to and including step ``upto`` is replaced by ``summary``, save for the message ``goal``.
 
-    ``goal`` is the step of the first user message, kept word for word; null when there is none.
+    ``goal`` is the step of the first user message, kept word for word, or as head and tail when it has more
+    than ``goal_length`` characters; null when there is none. ``tasks`` are what the open run is about.
     """
 
     archive: str
@@ -113,6 +134,30 @@ class Compacted(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="
     context_tokens: int
     request_key: str | None = None
     instructions: str | None = None
+    goal_length: int | None = None
+    tasks: tuple[Task, ...] = ()
+
+
+class Shortened(Struct, frozen=True, tag_field="type", tag="shortened"):
+    """Of tool results up to step ``upto`` the model sees at most ``length`` characters, head and tail."""
+
+    upto: int
+    length: int
+    context_tokens: int
+
+
+class Rewound(Struct, frozen=True, tag_field="type", tag="rewound"):
+    """The model no longer sees what came after ``step`` and before this; the log still has it."""
+
+    step: int
+    context_tokens: int
+
+
+class Forked(Struct, frozen=True, tag_field="type", tag="forked"):
+    """What comes before this is a copy of ``session`` up to its ``step``."""
+
+    session: str
+    step: int
 
 
 class Cleared(Struct, frozen=True, tag_field="type", tag="cleared"):
@@ -127,7 +172,9 @@ class Configured(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     thinking: bool | None | UnsetType = UNSET
     system_prompt: str | None | UnsetType = UNSET
     cwd: str | None | UnsetType = UNSET
+    auto_compact: bool | None | UnsetType = UNSET
     paused: bool | UnsetType = UNSET
+    budget: Budget | UnsetType = UNSET
 
 
 Record: TypeAlias = (
@@ -139,6 +186,9 @@ Record: TypeAlias = (
     | ModelCalled
     | RunClosed
     | Compacted
+    | Shortened
+    | Rewound
+    | Forked
     | Cleared
     | Configured
 )

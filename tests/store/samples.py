@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from crabd.events import ErrorInfo
+from crabd.events import Budget, ErrorInfo
 from crabd.messages import (
     AssistantMessage,
     TextBlock,
@@ -24,13 +24,17 @@ from crabd.store.record import (
     Compacted,
     Configured,
     Created,
+    Forked,
     MessageAdded,
     MessageQueued,
     ModelCalled,
     Record,
+    Rewound,
     RunClosed,
     RunOpened,
+    Shortened,
     Step,
+    Task,
 )
 
 AT = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
@@ -41,33 +45,63 @@ seconds = st.floats(0, 1e9)
 maybe_words = st.none() | words
 
 usages = st.builds(Usage, counts, counts, counts, counts, counts, st.none() | seconds)
+limits = st.none() | st.integers(1, 2**53)
+amounts = st.none() | st.floats(0, 1e9, exclude_min=True)
+budgets = st.builds(Budget, tokens=limits, cost=amounts, rounds=limits, seconds=amounts)
 text_blocks = st.builds(TextBlock, words)
 user_contents = st.lists(text_blocks, max_size=3).map(tuple)
-assistant_blocks = text_blocks | st.builds(ThinkingBlock, words) | st.builds(ToolCall, words, words, words)
+assistant_blocks = (
+    text_blocks | st.builds(ThinkingBlock, words, words, words) | st.builds(ToolCall, words, words, words)
+)
 messages = (
     st.builds(UserMessage, user_contents, words)
-    | st.builds(AssistantMessage, st.lists(assistant_blocks, max_size=3).map(tuple), words, st.booleans())
+    | st.builds(
+        AssistantMessage, st.lists(assistant_blocks, max_size=3).map(tuple), words, st.booleans(), words
+    )
     | st.builds(
         ToolMessage, words, words, words, st.sampled_from(["ok", "error", "cancelled", "interrupted"])
     )
 )
 records: st.SearchStrategy[Record] = st.one_of(
-    st.builds(RunOpened, words, maybe_words),
+    st.builds(RunOpened, words, maybe_words, words),
     st.builds(Claimed, words, maybe_words),
     st.builds(MessageQueued, words, user_contents, words, maybe_words, counts),
     st.builds(MessageAdded, words, messages, maybe_words, counts),
     st.builds(
-        ModelCalled, words, words, st.sampled_from(["reply", "summary"]), usages, counts, st.none() | counts
+        ModelCalled,
+        words,
+        words,
+        st.sampled_from(["reply", "summary", "title", "guest"]),
+        usages,
+        counts,
+        st.none() | counts,
+        st.none() | counts,
+        st.none() | counts,
+        st.booleans(),
     ),
     st.builds(
         RunClosed,
         words,
-        st.sampled_from(["end_turn", "cancelled", "error"]),
+        st.sampled_from(["end_turn", "cancelled", "budget", "error"]),
         seconds,
         usages,
         st.none() | st.builds(ErrorInfo, st.integers(-40000, 0), words, words),
     ),
-    st.builds(Compacted, words, words, counts, st.none() | counts, counts, maybe_words, maybe_words),
+    st.builds(
+        Compacted,
+        words,
+        words,
+        counts,
+        st.none() | counts,
+        counts,
+        maybe_words,
+        maybe_words,
+        st.none() | counts,
+        st.lists(st.builds(Task, counts, words), max_size=2).map(tuple),
+    ),
+    st.builds(Shortened, counts, counts, counts),
+    st.builds(Rewound, counts, counts),
+    st.builds(Forked, words, counts),
     st.builds(Cleared),
     st.builds(
         Configured,
@@ -76,7 +110,9 @@ records: st.SearchStrategy[Record] = st.one_of(
         thinking=st.just(UNSET) | st.none() | st.booleans(),
         system_prompt=st.just(UNSET) | maybe_words,
         cwd=st.just(UNSET) | maybe_words,
+        auto_compact=st.just(UNSET) | st.none() | st.booleans(),
         paused=st.just(UNSET) | st.booleans(),
+        budget=st.just(UNSET) | budgets,
     ),
 )
 appends = st.lists(st.lists(records, min_size=1, max_size=4), max_size=5)

@@ -20,6 +20,7 @@ from crabd.store.record import (
     Created,
     MessageAdded,
     MessageQueued,
+    Rewound,
     RunClosed,
     RunOpened,
     Step,
@@ -120,6 +121,10 @@ class _Check:
                     yield self._odd(step, "boundary", f"it replaces the history up to step {upto}")
                 yield from self._take_key(step, key, f"compaction {step.n}")
                 self._drop_calls(upto)
+            case Rewound(step=last):
+                if last >= step.n:
+                    yield self._odd(step, "boundary", f"it goes back to step {last}")
+                self.open_calls = {call: asked for call, asked in self.open_calls.items() if asked <= last}
             case Cleared():
                 self._drop_calls(step.n)
             case _:

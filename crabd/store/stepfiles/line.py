@@ -219,10 +219,11 @@ def _shape_message(step: Step, record: MessageAdded, append: tuple[int, int] | N
         steer=message.steer if isinstance(message, UserMessage) else "",
         model=message.model if isinstance(message, AssistantMessage) else "",
         partial=isinstance(message, AssistantMessage) and message.partial,
+        agent=message.agent if isinstance(message, AssistantMessage) else "",
         status=message.status if isinstance(message, ToolMessage) else None,
         content=None if isinstance(message, ToolMessage) else _untold(message.content, spoken),
     )
-    return Entry(spoken, Ours(VERSION, step.n, step.at, append, said))
+    return Entry(spoken, Ours(VERSION, step.n, step.at, append, said), said.agent)
 
 
 def _speak(message: Message) -> Spoken:
@@ -272,7 +273,7 @@ def _hear(spoken: Spoken, said: Said) -> Message:
         case "user":
             return UserMessage(tuple(block for block in content if isinstance(block, TextBlock)), said.steer)
         case "assistant":
-            return AssistantMessage(content, said.model, said.partial)
+            return AssistantMessage(content, said.model, said.partial, said.agent)
         case "tool":
             status = said.status or "ok"
             return ToolMessage(spoken.tool_call_id, spoken.name, spoken.content or "", status)

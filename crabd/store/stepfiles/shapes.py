@@ -46,6 +46,7 @@ class Said(Struct, frozen=True, omit_defaults=True):
     steer: str = ""
     model: str = ""
     partial: bool = False
+    agent: str = ""
     status: ToolStatus | None = None
     content: Blocks | None = None
 
@@ -62,9 +63,12 @@ class Ours(Struct, frozen=True, omit_defaults=True):
     steps: tuple[Step, ...] = ()
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, omit_defaults=True):
+    """``agent`` names a guest."""
+
     message: Spoken
     crabd: Ours
+    agent: str = ""
 
 
 class Boundary(Struct, frozen=True):
