@@ -8,22 +8,50 @@ picture and goes on with the events.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from crabd.messages import AssistantMessage, StopReason, ToolCall, ToolStatus, Usage, UserBlock
 
 SessionState: TypeAlias = Literal["idle", "running", "waiting", "paused", "stored", "damaged"]
 
 
+BudgetKind: TypeAlias = Literal["budget", "daily_budget"]
+BudgetLimit: TypeAlias = Literal["tokens", "cost", "rounds", "seconds"]
+
+
 class SessionUsage(Struct, frozen=True, gc=False):
-    """``context_tokens`` is the size of the last model call, not a sum; ``total`` is the sum of all calls."""
+    """``context_tokens`` is the size of the last model call, not a sum; ``total`` is the sum of all calls.
+
+    Of the ``calls``, ``rounds`` were for a reply, and others for a summary or a title. The cost of
+    ``unpriced`` ones is unknown; of ``estimated`` ones the tokens were not told either, but estimated.
+    """
 
     context_tokens: int = 0
     context_window: int | None = None
     calls: int = 0
     total: Usage = Usage()
+    rounds: int = 0
+    unpriced: int = 0
+    estimated: int = 0
+
+
+class DailyBudget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How much may be used in a day (UTC): input and output tokens, US dollars; null sets no limit."""
+
+    tokens: Annotated[int, Meta(ge=1)] | None = None
+    cost: Annotated[float, Meta(gt=0)] | None = None
+
+
+class Budget(DailyBudget, frozen=True, kw_only=True):
+    """How much a session may use in all: also so many model calls for replies, and so many seconds of runs.
+
+    With no price known of a model call, it counts as nothing in a cost.
+    """
+
+    rounds: Annotated[int, Meta(ge=1)] | None = None
+    seconds: Annotated[float, Meta(gt=0)] | None = None
 
 
 class SessionInfo(Struct, frozen=True, kw_only=True):
@@ -40,6 +68,7 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     cwd: str | None
     model: str | None
     parent: str | None = None
+    forked_from: str | None = None
     created_at: datetime
     updated_at: datetime
     last_run_at: datetime | None
@@ -75,12 +104,30 @@ class RunPicture(Struct, frozen=True):
     steers_waiting: int
 
 
+class BudgetState(Struct, frozen=True):
+    """What a session may use, by its own settings and its agent's definition, and what it has used.
+
+    The cost of ``unpriced`` calls is unknown, and no limit on ``cost`` can count it.
+    """
+
+    limits: Budget
+    tokens: int
+    cost: float | None
+    rounds: int
+    seconds: float
+    unpriced: int
+
+
 class Snapshot(Struct, frozen=True):
-    """A session as it is between two events: ``seq`` of the info is the last event it contains."""
+    """A session as it is between two events: ``seq`` of the info is the last event it contains.
+
+    ``budget`` is null when nothing limits the session.
+    """
 
     info: SessionInfo
     run: RunPicture | None
     queue: tuple[QueuedMessage, ...]
+    budget: BudgetState | None = None
 
 
 class Event(Struct, frozen=True, gc=False, tag_field="type"):
@@ -158,16 +205,55 @@ class Compacted(Event, frozen=True, tag="compacted"):
     usage_after: int
 
 
+class ResultsShortened(Event, frozen=True, tag="results_shortened"):
+    """Of long tool results the model sees head and tail from now on; the log has all of them."""
+
+    usage_before: int
+    usage_after: int
+
+
+class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
+    """The run goes on as it is. With ``gives_up`` it is not tried again until the context has grown."""
+
+    error: ErrorInfo
+    gives_up: bool
+
+
 class TitleChanged(Event, frozen=True, tag="title_changed"):
     title: str
 
 
+class InstructionsUntrusted(Event, frozen=True, tag="instructions_untrusted"):
+    """The model is not told what is in these files until a person trusts their directory."""
+
+    files: tuple[str, ...]
+
+
 class UsageReported(Event, frozen=True, tag="usage"):
-    """One model call was paid for; ``total`` is what the session has come to with it."""
+    """One model call was paid for; ``total`` is what the session has come to with it.
+
+    ``estimated`` are tokens that the server did not tell, as it is when a reply is cut off. Times are in
+    milliseconds, that of the first token from the request on.
+    """
 
     model: str
     usage: Usage
     total: SessionUsage
+    duration_ms: int | None = None
+    first_token_ms: int | None = None
+    estimated: bool = False
+
+
+class BudgetSpent(Event, frozen=True, tag="budget_spent"):
+    """The session's budget, or its agent's of the day, is spent: the run ends.
+
+    What is ``allowed`` and ``spent`` is in tokens, US dollars, model calls or seconds.
+    """
+
+    budget: BudgetKind
+    limit: BudgetLimit
+    allowed: float
+    spent: float
 
 
 class PersistenceFailed(Event, frozen=True, tag="persistence_failed"):
@@ -215,8 +301,12 @@ AnyEvent: TypeAlias = (
     | Steered
     | Queued
     | Compacted
+    | ResultsShortened
+    | CompactionFailed
     | TitleChanged
+    | InstructionsUntrusted
     | UsageReported
+    | BudgetSpent
     | PersistenceFailed
     | RunEnded
     | SessionChanged

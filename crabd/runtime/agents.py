@@ -6,6 +6,8 @@ A file is YAML front matter between ``---`` lines and, below it, the prompt::
     description: reviews changes
     model: openai/gpt-4.1
     max_rounds: 20
+    budget: {tokens: 2000000, cost: 5, rounds: 500, seconds: 7200}
+    daily_budget: {cost: 20}
     ---
     You review changes. Be brief.
 
@@ -21,9 +23,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from crabd.errors import ConfigError, NotFound
+from crabd.events import Budget, DailyBudget
 
 # Model calls in one run; above it a run is more likely lost than busy.
 MAX_ROUNDS = 50
+# The part of the window above which a history is compacted.
+COMPACT_AT = 0.8
 BUILT_IN = "built-in"
 DEFAULT_PROMPT = (
     "You are crab, an assistant that lives in a daemon: your sessions outlive the terminal or editor that a "
@@ -32,7 +37,13 @@ DEFAULT_PROMPT = (
 
 
 class FrontMatter(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an agent file may say above its prompt. ``tools`` left out means all of them."""
+    """What an agent file may say above its prompt. ``tools`` left out means all of them.
+
+    ``fallbacks`` are models that are asked, in order, when the agent's own gives no answer.
+    With ``continue_partial`` a run goes on from an answer that broke off in its middle, rather than end.
+    ``budget`` is for each of its sessions that has no own, ``daily_budget`` for all of them together.
+    ``compact_at`` is a part of the model's window.
+    """
 
     description: str = ""
     model: str | None = None
@@ -40,6 +51,11 @@ class FrontMatter(Struct, frozen=True, forbid_unknown_fields=True):
     max_rounds: Annotated[int, Meta(ge=1, le=1000)] = MAX_ROUNDS
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     thinking: bool = False
+    fallbacks: tuple[str, ...] = ()
+    continue_partial: bool = False
+    budget: Budget = Budget()
+    daily_budget: DailyBudget = DailyBudget()
+    compact_at: Annotated[float, Meta(ge=0.1, le=1.0)] = COMPACT_AT
 
 
 class Agent(Struct, frozen=True):

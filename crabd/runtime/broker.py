@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from crabd.events import AnyEvent, Envelope, Lagged, RunEnded, TextDelta, ThinkingDelta
 from crabd.messages import utc_now
@@ -23,6 +23,9 @@ RING_BYTES = 256 * 1024
 MERGE_BACKLOG = 256 * 1024
 # Published bytes above which nobody waits for more: a burst must not make a prompt reader look slow.
 FRESH_BYTES = 64 * 1024
+# Events of one wake-up above which deltas are put together before they are told. They had been waiting for us
+# already, so nobody waits for this.
+FRESH_EVENTS = 16
 # Unsent bytes above which a subscriber loses events.
 MAX_BACKLOG = 1024 * 1024
 # A client that waits for these would wait for ever, so even a slow one gets them.
@@ -56,6 +59,22 @@ class Published(Struct, frozen=True, gc=False):
     event: AnyEvent
     run: str | None
     payload: bytes
+
+
+class Growing(Struct):
+    """Deltas of one kind that become one event, whose number is known."""
+
+    seq: int
+    event: TextDelta | ThinkingDelta
+    run: str | None
+    parts: list[str]
+
+    def continues(self, event: AnyEvent, run: str | None) -> bool:
+        """Tell whether an event goes on where these end."""
+        return type(event) is type(self.event) and run == self.run
+
+    def whole(self) -> TextDelta | ThinkingDelta:
+        return structs.replace(self.event, text="".join(self.parts))
 
 
 Wrap = Callable[[bytes], bytes]
@@ -154,38 +173,46 @@ class Topic:
 
     def __init__(self, session: str, broker: Broker, wrap: Wrap) -> None:
         self.session = session
-        self.seq = 0
+        self._seq = 0
         self._broker = broker
         self._wrap = wrap
         self._ring: deque[Published] = deque()
         self._ring_bytes = 0
         self._fresh: list[Published] = []
         self._fresh_bytes = 0
+        self._growing: Growing | None = None
         self._subscriptions: dict[Subscriber, Subscription] = {}
         self._followers: dict[tuple[Subscriber, str], Follower] = {}
 
     def __repr__(self) -> str:
-        return f"<Topic {self.session}, seq {self.seq}, {len(self._subscriptions)} subscribers>"
+        return f"<Topic {self.session}, seq {self._seq}, {len(self._subscriptions)} subscribers>"
+
+    @property
+    def seq(self) -> int:
+        """The number of the newest event, to which nothing is added any more."""
+        self._end_growth()
+        return self._seq
 
     def pack(self, payloads: Sequence[bytes]) -> Any:
         """Make the one object that all get."""
         return self._broker.pack(payloads)
 
     def publish(self, event: AnyEvent, run: str | None = None) -> int:
-        """Number an event, keep it and have it given to everybody; returns its number."""
-        self.seq += 1
-        published = Published(self.seq, event, run, self._encode(event, self.seq, run))
-        self._keep(published)
-        self._fresh.append(published)
-        self._fresh_bytes += len(published.payload)
-        if len(self._fresh) == 1:
-            self._broker.freshen(self)
-        elif self._fresh_bytes > FRESH_BYTES:
-            self.flush()
-        return self.seq
+        """Number an event, keep it and have it given to everybody; returns its number.
+
+        Of a burst, deltas that go on where others end are one event with them.
+        """
+        if isinstance(event, DELTAS) and len(self._fresh) >= FRESH_EVENTS:
+            self._grow(event, run)
+            return self._seq
+        self._end_growth()
+        self._seq += 1
+        self._freshen(self._seq, event, run)
+        return self._seq
 
     def flush(self) -> None:
         """Give everybody what is fresh, in one piece where they keep up."""
+        self._end_growth()
         fresh, self._fresh, self._fresh_bytes = self._fresh, [], 0
         if not fresh:
             return
@@ -268,6 +295,32 @@ class Topic:
     def lagged(self, first: int, last: int) -> bytes:
         """Make the notice of a gap. It bears the number of the last event in the gap."""
         return self._encode(Lagged(first, last), last, None)
+
+    def _grow(self, delta: TextDelta | ThinkingDelta, run: str | None) -> None:
+        if self._growing is None or not self._growing.continues(delta, run):
+            self._end_growth()
+            self._seq += 1
+            self._growing = Growing(self._seq, delta, run, [])
+        self._growing.parts.append(delta.text)
+        self._fresh_bytes += len(delta.text)
+        if self._fresh_bytes > FRESH_BYTES:
+            self.flush()
+
+    def _end_growth(self) -> None:
+        grown, self._growing = self._growing, None
+        if grown is not None:
+            self._fresh_bytes -= sum(map(len, grown.parts))
+            self._freshen(grown.seq, grown.whole(), grown.run)
+
+    def _freshen(self, seq: int, event: AnyEvent, run: str | None) -> None:
+        published = Published(seq, event, run, self._encode(event, seq, run))
+        self._keep(published)
+        self._fresh.append(published)
+        self._fresh_bytes += len(published.payload)
+        if len(self._fresh) == 1:
+            self._broker.freshen(self)
+        elif self._fresh_bytes > FRESH_BYTES:
+            self.flush()
 
     def _keep(self, published: Published) -> None:
         self._ring.append(published)

@@ -7,26 +7,33 @@ A cancel takes effect at the next checkpoint; whatever happens, the run is close
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import msgspec
 import structlog
 import trio
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import INTERNAL_ERROR, CrabdError, StoreError
+from crabd.errors import INTERNAL_ERROR, BudgetSpent, CrabdError, ProviderError, StoreError
 from crabd.events import ErrorInfo
-from crabd.messages import StopReason, ToolCall, ToolStatus, Usage, clean_text
+from crabd.messages import StopReason, ToolCall, ToolStatus, clean_text, utc_now
 from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent
-from crabd.runtime.prompt import compose_request, estimate_tokens
-from crabd.runtime.run import Ask, CallTools, End, Run, Save
+from crabd.runtime.budget import Allowance
+from crabd.runtime.calls import read_arguments
+from crabd.runtime.compaction import Need
+from crabd.runtime.continuation import Continuation
+from crabd.runtime.guests import as_guest, heard_by, introduce
+from crabd.runtime.instructions import Instructions
+from crabd.runtime.metering import Meter, tell_usage
+from crabd.runtime.prompt import compose_request, estimate_overhead
+from crabd.runtime.run import Ask, CallTools, End, Run, Save, tell_error, tell_spent
 from crabd.runtime.session import Job, Session
+from crabd.runtime.summarise import Wish, make_room
 from crabd.runtime.ticket import Ticket
+from crabd.runtime.trust import Trust
 from crabd.store.base import Partial
-from crabd.store.record import MessageAdded, ModelCalled, Record, Step
+from crabd.store.record import MessageAdded, ModelCalled, Purpose, Record, Step
 from crabd.tools.base import Tool, ToolContext, ToolOutcome
 
 # Tools of one round that work at the same time.
@@ -46,6 +53,7 @@ class Equipment(Struct, frozen=True):
     agent: Agent
     choice: ModelChoice
     tools: Mapping[str, Tool]
+    allowance: Allowance
 
 
 def shielded(seconds: float) -> trio.CancelScope:
@@ -57,17 +65,28 @@ class Driver:
     """Drives one run of a session from its message to its end."""
 
     def __init__(
-        self, session: Session, job: Job, run: Run, ticket: Ticket, equip: Callable[[], Equipment]
+        self,
+        session: Session,
+        job: Job,
+        run: Run,
+        ticket: Ticket,
+        equip: Callable[[], Equipment],
+        trust: Trust,
     ) -> None:
         self._session = session
         self._job = job
         self._run = run
         self._ticket = ticket
         self._equip = equip
+        self._trust = trust
+        self._instructions = Instructions()
         self._equipment: Equipment | None = None
         self._store_error: ErrorInfo | None = None
         # The last step before the model was asked. A reply that the log has whole comes after it.
         self._asked_after = 0
+        self._meter: Meter | None = None
+        # The first step of the run.
+        self._first_step: int | None = None
         # What is told once the records that go with it are durable.
         self._untold: list[events.AnyEvent] = []
         self._started = trio.current_time()
@@ -78,8 +97,11 @@ class Driver:
         try:
             self._equipment = self._equip()
             run.max_rounds = self._equipment.agent.options.max_rounds
-            with self._job.scope:
+            with self._job.scope, trio.move_on_after(self._equipment.allowance.seconds_left) as clock:
+                await self._read_instructions()
                 await self._advance()
+            if clock.cancelled_caught:
+                self._run_out_of_time(self._equipment)
         except CrabdError as exc:
             self._cut_short("error", tell_error(exc))
         except Exception:
@@ -90,6 +112,10 @@ class Driver:
             with shielded(CLOSING_SECONDS):
                 await self._close()
             self._settle()
+
+    async def _read_instructions(self) -> None:
+        """Read them once, so that all requests of a run begin alike."""
+        self._instructions = await self._trust.read(self._session.meta.cwd)
 
     async def keep_partials(self) -> None:
         """Write replies down as they come, so that a kill loses next to nothing; ends with the run."""
@@ -108,8 +134,8 @@ class Driver:
 
     async def _advance(self) -> None:
         while True:
-            action, joined = self._run.next_action(self._seconds())
-            self._untold += joined
+            action, seen = self._run.next_action(self._seconds(), self._find_spent())
+            self._untold += seen
             match action:
                 case Save(records=records):
                     await self._save(records)
@@ -131,11 +157,20 @@ class Driver:
             raise
         self._run.saved()
         if not self._ticket.accepted.is_set():
-            self._publish([events.RunStarted(self._ticket.content, self._first_message(steps))])
+            self._first_step = self._first_message(steps)
+            self._publish([events.RunStarted(self._ticket.content, self._first_step)])
             self._ticket.accepted.set()
+            self._tell_untrusted()
         calls = [step.record for step in steps if isinstance(step.record, ModelCalled)]
-        self._publish([events.UsageReported(c.model, c.usage, self._session.meta.usage) for c in calls])
+        self._publish([tell_usage(call, self._session.meta.usage) for call in calls])
         self._tell()
+
+    def _tell_untrusted(self) -> None:
+        """Tell which instructions are left out, each time that these are others."""
+        files = self._instructions.untrusted
+        if files and files != self._session.untrusted:
+            self._publish([events.InstructionsUntrusted(files)])
+        self._session.untrusted = files
 
     def _first_message(self, steps: Sequence[Step]) -> int:
         """Find the step of the message that the run is for; steerings may have joined behind it already."""
@@ -152,14 +187,73 @@ class Driver:
     async def _ask(self) -> None:
         equipment = self._equipment
         assert equipment is not None, "a run that is going has been equipped"
+        if self._run.guest:
+            # The history is made to fit the model that it belongs to.
+            await self._ask_once(equipment)
+            return
+        session, part = self._session, equipment.agent.options.compact_at
+        need = session.gauge.read(session.context.weight, equipment.choice.context_window, part)
+        if need != "none" and session.meta.auto_compact is not False:
+            await self._make_room(equipment, need)
+        try:
+            await self._ask_once(equipment)
+        except ProviderError as exc:
+            if exc.kind != "context_too_long" or not self._run.reply.is_empty:
+                raise
+            session.gauge.too_long(session.context.weight)
+            await self._make_room(equipment, "forced")
+            await self._ask_again(equipment)
+
+    async def _make_room(self, equipment: Equipment, need: Need) -> None:
+        request = self._request(equipment)
+        wish = Wish(
+            choice=equipment.choice,
+            overhead=estimate_overhead(request),
+            run=self._run.id,
+            since=self._first_step,
+        )
+        part = equipment.agent.options.compact_at
+        self._run.usage += await make_room(self._session, wish, need, part)
+
+    async def _ask_again(self, equipment: Equipment) -> None:
+        try:
+            await self._ask_once(equipment)
+        except ProviderError as exc:
+            if exc.kind != "context_too_long":
+                raise
+            advice = "compacting has not helped: choose a model with a larger window, or crabctl rewind"
+            raise ProviderError(
+                "context_too_long", f"{exc.problem}; {advice}", provider=exc.provider, status=exc.status
+            ) from exc
+
+    async def _ask_once(self, equipment: Equipment) -> None:
         request = self._request(equipment)
         self._asked_after = self._session.meta.steps
-        async with equipment.choice.provider.stream(request) as chunks:
-            async for chunk in chunks:
-                self._publish(self._run.receive(chunk))
-        finish = self._run.reply.finish
-        call = account_for(equipment.choice, self._run.id, request, finish.usage if finish else None)
-        self._publish(self._run.reply_finished(call))
+        began = trio.current_time()
+        purpose: Purpose = "guest" if self._run.guest else "reply"
+        self._meter = meter = Meter(equipment.choice, request, run=self._run.id, purpose=purpose, began=began)
+        await self._hear(equipment, Continuation(request), meter)
+        self._meter = None
+        self._publish(self._run.reply_finished(self._record(meter)))
+
+    def _record(self, meter: Meter) -> ModelCalled:
+        reply = self._run.reply
+        return meter.record(trio.current_time(), reply.message("", with_calls=True), reply.finish)
+
+    async def _hear(self, equipment: Equipment, answer: Continuation, meter: Meter) -> None:
+        """Take the reply as it comes, over as many streams as the agent allows."""
+        while True:
+            try:
+                async with equipment.choice.provider.stream(answer.request) as chunks:
+                    async for chunk in chunks:
+                        meter.hear(trio.current_time())
+                        for held in answer.take(chunk):
+                            self._publish(self._run.receive(held))
+                return
+            except ProviderError as exc:
+                if not equipment.agent.options.continue_partial or not answer.go_on_after(exc):
+                    raise
+                log.warning("answer_continued", session=self._session.id, run=self._run.id, problem=str(exc))
 
     def _request(self, equipment: Equipment) -> ModelRequest:
         session = self._session
@@ -167,13 +261,18 @@ class Driver:
             ToolOffer(tool.spec.name, tool.spec.description, tool.spec.parameters)
             for tool in equipment.tools.values()
         )
+        agent, meta, messages = equipment.agent, session.meta, session.context.messages()
+        if self._run.guest or session.context.has_guests:
+            messages = tuple(heard_by(agent.name, meta.agent, messages))
+            agent = introduce(agent, meta.agent)
         return compose_request(
-            equipment.agent,
-            session.meta,
+            agent,
+            as_guest(meta) if self._run.guest else meta,
             equipment.choice,
-            session.context.messages(),
+            messages,
             tools=offers,
             tool_choice=self._ticket.tool_choice if self._run.rounds == 1 else "auto",
+            instructions=self._instructions.text,
         )
 
     async def _call_tools(self, calls: Sequence[ToolCall]) -> None:
@@ -195,16 +294,14 @@ class Driver:
 
     async def _work(self, call: ToolCall) -> ToolOutcome:
         tools: Mapping[str, Tool] = self._equipment.tools if self._equipment else {}
-        tool = tools.get(call.name)
+        tool, objection = tools.get(call.name), self._run.objection(call)
         if tool is None:
             known = ", ".join(sorted(tools)) or "none"
             return ToolOutcome(f"there is no tool {call.name!r}; the tools are: {known}", is_error=True)
+        if objection is not None:
+            return ToolOutcome(objection, is_error=True)
         try:
-            arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
-        except msgspec.MsgspecError as exc:
-            return ToolOutcome(f"the arguments are not a JSON object: {exc}", is_error=True)
-        try:
-            return await tool.run(arguments, self._context_of(call))
+            return await tool.run(read_arguments(call), self._context_of(call))
         except Exception:
             log.exception("tool_failed", session=self._session.id, run=self._run.id, tool=call.name)
             return ToolOutcome(f"the tool {call.name} failed; this is a fault in the tool", is_error=True)
@@ -215,9 +312,20 @@ class Driver:
 
         return ToolContext(self._session.id, self._session.meta.cwd, report)
 
+    def _find_spent(self) -> BudgetSpent | None:
+        return self._equipment.allowance.find_spent(utc_now().date()) if self._equipment else None
+
+    def _run_out_of_time(self, equipment: Equipment) -> None:
+        spent = equipment.allowance.out_of_time()
+        self._cut_short("budget", tell_error(spent))
+        if self._run.stop_reason == "budget":
+            self._untold.append(tell_spent(spent))
+
     def _cut_short(self, reason: StopReason, error: ErrorInfo | None) -> None:
         model = self._equipment.choice.id if self._equipment else ""
-        self._untold += self._run.cut_short(reason, model, error)
+        call = self._record(self._meter) if self._meter and self._meter.has_begun else None
+        self._untold += self._run.cut_short(reason, model, error, call)
+        self._meter = None
 
     async def _close(self) -> None:
         try:
@@ -259,15 +367,3 @@ class Driver:
 
     def _seconds(self) -> float:
         return trio.current_time() - self._started
-
-
-def tell_error(exc: CrabdError) -> ErrorInfo:
-    """Put an error into a result or an event."""
-    return ErrorInfo(exc.code, exc.kind, clean_text(str(exc)))
-
-
-def account_for(choice: ModelChoice, run: str, request: ModelRequest, usage: Usage | None) -> ModelCalled:
-    """Record what a reply cost; a server that does not tell is estimated, so that compaction still works."""
-    known = usage or Usage(input_tokens=estimate_tokens(request.messages))
-    tokens = known.input_tokens + known.output_tokens
-    return ModelCalled(run, choice.id, "reply", known, tokens, choice.context_window)

@@ -7,19 +7,39 @@ that have none) never enters the history.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, takewhile
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from crabd.messages import Message, TextBlock, ToolCall, ToolMessage, UserMessage, text_of, tool_calls_of
+from crabd.messages import (
+    AssistantMessage,
+    Message,
+    TextBlock,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    text_of,
+    tool_calls_of,
+)
 from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent
 from crabd.store.meta import SessionMeta
-from crabd.store.record import Cleared, Compacted, MessageAdded, Step
+from crabd.store.record import (
+    Cleared,
+    Compacted,
+    MessageAdded,
+    ModelCalled,
+    Rewound,
+    Shortened,
+    Step,
+    Task,
+)
 
 # A token is about four bytes of English text. It is wrong for other text, so it only ever bridges the gap
 # between two figures that a provider told.
 BYTES_PER_TOKEN = 4
+# Room for the line that says how much of a text is left out.
+MARK_LENGTH = 64
 NO_RESULT = "[no result: the run was interrupted before this call had finished]"
 
 
@@ -40,7 +60,15 @@ class Context:
         kept = goal.record if goal is not None else None
         self.goal = Entry(goal.n, kept.message) if goal and isinstance(kept, MessageAdded) else None
         self.summary: str | None = None
+        self.tasks: tuple[Task, ...] = ()
         self.entries: list[Entry] = []
+        # Another agent has said something.
+        self.has_guests = False
+        # All up to this step is summarised or cleared.
+        self.floor = 0
+        self._goal_length: int | None = None
+        # What a provider told that all up to a step weighs, or what was reckoned from that.
+        self._figure, self._weighed_upto = 0, 0
         self._history = History()
         for step in steps:
             self.add(step)
@@ -54,41 +82,94 @@ class Context:
         match step.record:
             case MessageAdded(message=message):
                 self.entries.append(Entry(step.n, message))
-            case Compacted(summary=summary, upto=upto, goal=goal):
-                self.goal = self._find(goal)
-                self.summary = summary
-                self.entries = [entry for entry in self.entries if entry.step > upto]
-                self._history = History()
+                self.has_guests |= isinstance(message, AssistantMessage) and message.agent != ""
+            case ModelCalled(purpose="reply", context_tokens=tokens):
+                self._figure, self._weighed_upto = tokens, step.n
+            case Compacted(summary=summary, upto=upto, goal=goal) as cut:
+                self.goal, self._goal_length = self._find(goal), cut.goal_length
+                self.summary, self.tasks, self.floor = summary, cut.tasks, upto
+                self._change([entry for entry in self.entries if entry.step > upto], cut.context_tokens, step)
+            case Shortened(upto=upto, length=length, context_tokens=tokens):
+                shorter = [
+                    shorten_result(entry, length) if entry.step <= upto else entry for entry in self.entries
+                ]
+                self._change(shorter, tokens, step)
+            case Rewound(step=last, context_tokens=tokens):
+                self._change([entry for entry in self.entries if entry.step <= last], tokens, step)
             case Cleared():
-                self.goal, self.summary, self.entries = None, None, []
-                self._history = History()
+                self.goal, self.summary, self.tasks, self.floor = None, None, (), step.n
+                self._change([], 0, step)
             case _:
                 pass
 
+    @property
+    def weight(self) -> int:
+        """What it weighs in tokens: as a provider told, and an estimate of what came since."""
+        fresh = takewhile(lambda entry: entry.step > self._weighed_upto, reversed(self.entries))
+        return self._figure + estimate_tokens(entry.message for entry in fresh)
+
+    def head(self) -> tuple[Message, ...]:
+        """Compose what stands for the part that is no longer seen; empty if there is none."""
+        if self.summary is None:
+            return ()
+        goal = text_of(self.goal.message) if self.goal else ""
+        return (
+            make_head(
+                goal if self._goal_length is None else shorten(goal, self._goal_length),
+                self.summary,
+                self.tasks,
+            ),
+        )
+
     def messages(self) -> tuple[Message, ...]:
         """Compose the history for one request; every call in it has its result, right behind it."""
-        head = (self._head(),) if self.summary is not None else ()
         # What an earlier request was made of stays as it is, so that a long session's turn costs no more.
         for entry in islice(self.entries, self._history.taken, None):
             self._history.add(entry.message)
-        return (*head, *self._history.messages())
+        return (*self.head(), *self._history.messages())
 
     def _find(self, step: int | None) -> Entry | None:
         known = self.entries if self.goal is None else [self.goal, *self.entries]
         return next((entry for entry in known if entry.step == step), None)
 
-    def _head(self) -> UserMessage:
-        frame = f"<summary>\nThe conversation before this point, summarised:\n\n{self.summary}\n</summary>"
-        if self.goal is None:
-            return UserMessage((TextBlock(frame),))
-        return UserMessage((TextBlock(f"{text_of(self.goal.message)}\n\n{frame}"),))
+    def _change(self, entries: list[Entry], weight: int, step: Step) -> None:
+        self.entries = entries
+        self._figure, self._weighed_upto = weight, step.n
+        self._history = History()
+
+
+def make_head(goal: str, summary: str, tasks: Iterable[Task]) -> UserMessage:
+    """Frame a summary: the goal before it, and behind it what was asked for and is not done."""
+    frame = f"<summary>\nThe conversation before this point, summarised:\n\n{summary}\n</summary>"
+    asked = "\n\n".join(task.text for task in tasks)
+    open_tasks = f"<asked_for_and_not_done_yet>\n{asked}\n</asked_for_and_not_done_yet>" if asked else ""
+    return UserMessage((TextBlock("\n\n".join(filter(None, (goal, frame, open_tasks)))),))
+
+
+def shorten(text: str, length: int) -> str:
+    """Keep ``length`` characters of a text, half of them from its end, and say how many are left out.
+
+    A text that is hardly longer stays, and so does one that was shortened before.
+    """
+    if len(text) <= length + MARK_LENGTH:
+        return text
+    half = length // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[len(text) - half :]}"
+
+
+def shorten_result(entry: Entry, length: int) -> Entry:
+    """Shorten a tool's result; everything else stays as it is."""
+    message = entry.message
+    if not isinstance(message, ToolMessage):
+        return entry
+    return Entry(entry.step, structs.replace(message, output=shorten(message.output, length)))
 
 
 class History:
     """A history that every provider takes: each call is answered once, where it was asked.
 
-    A call without a result gets one that says so; a result without a call is left out. ``taken`` counts the
-    messages it was given.
+    A call without a result gets one that says so; a result without a call, and a second call of one id, is
+    left out. ``taken`` counts the messages it was given.
     """
 
     def __init__(self, messages: Iterable[Message] = ()) -> None:
@@ -106,12 +187,23 @@ class History:
                 self._paired.append(message)
             return
         self._paired += self._waiting.values()
-        self._paired.append(message)
-        self._waiting = {call.id: _no_result(call) for call in tool_calls_of(message)}
+        calls = tool_calls_of(message)
+        self._waiting = {call.id: _no_result(call) for call in calls}
+        self._paired.append(message if len(self._waiting) == len(calls) else _with_distinct_calls(message))
 
     def messages(self) -> list[Message]:
         """Give the messages so far, with every call answered."""
         return [*self._paired, *self._waiting.values()]
+
+
+def _with_distinct_calls(message: Message) -> Message:
+    """Leave out calls whose id another one has: nobody could tell whose result is whose."""
+    assert isinstance(message, AssistantMessage), "only such a message has calls"
+    first = {block.id: block for block in reversed(message.content) if isinstance(block, ToolCall)}
+    content = [
+        block for block in message.content if not isinstance(block, ToolCall) or block is first[block.id]
+    ]
+    return structs.replace(message, content=tuple(content))
 
 
 def _no_result(call: ToolCall) -> ToolMessage:
@@ -126,6 +218,7 @@ def compose_request(
     *,
     tools: tuple[ToolOffer, ...] = (),
     tool_choice: str = "auto",
+    instructions: str = "",
 ) -> ModelRequest:
     """Make one model call's request; the session's settings come before the agent's."""
     options = agent.options
@@ -133,7 +226,7 @@ def compose_request(
     place = f"\n\nThe working directory is {meta.cwd}" if meta.cwd else ""
     return ModelRequest(
         model=choice.model,
-        system=prompt + place,
+        system=prompt + instructions + place,
         messages=messages,
         tools=tools,
         tool_choice=tool_choice,
@@ -147,7 +240,14 @@ def estimate_tokens(messages: Iterable[Message]) -> int:
     return sum(_size(message) for message in messages) // BYTES_PER_TOKEN
 
 
+def estimate_overhead(request: ModelRequest) -> int:
+    """Guess what a request weighs besides its messages, in tokens: the prompt, and what tools there are."""
+    tools = sum(len(f"{tool.name}{tool.description}{tool.parameters}") for tool in request.tools)
+    return (len(request.system) + tools) // BYTES_PER_TOKEN
+
+
 def _size(message: Message) -> int:
     calls = sum(len(call.name) + len(call.arguments) for call in tool_calls_of(message))
+    text = text_of(message)
     # Sixteen bytes stand for what a role and its delimiters cost.
-    return len(text_of(message).encode()) + calls + 16
+    return (len(text) if text.isascii() else len(text.encode(errors="replace"))) + calls + 16

@@ -44,7 +44,8 @@ def close_interrupted(
         messages = [added.message for step in steps if isinstance(added := step.record, MessageAdded)]
         records += [MessageAdded(run, result) for result in _missing_results(messages)]
         if partial is not None and partial.run == run and partial.after >= _last_reply(run, steps):
-            records.append(MessageAdded(run, AssistantMessage(partial.content, partial=True)))
+            reply = AssistantMessage(partial.content, partial=True, agent=_guest_of(run, steps))
+            records.append(MessageAdded(run, reply))
         records += [MessageAdded(run, UserMessage(q.content, q.steer)) for q in waiting if q.run == run]
         records.append(RunClosed(run, "interrupted", _seconds_open(run, steps), Usage()))
     never_opened = [message for message in waiting if message.run != meta.open_run]
@@ -113,6 +114,12 @@ def _last_reply(run: str, steps: Sequence[Step]) -> int:
             and isinstance(added.message, AssistantMessage)
         ),
         default=0,
+    )
+
+
+def _guest_of(run: str, steps: Sequence[Step]) -> str:
+    return next(
+        opened.guest for step in steps if isinstance(opened := step.record, RunOpened) and opened.run == run
     )
 
 

@@ -16,13 +16,14 @@ from crabd.messages import (
     ToolCall,
     clean_text,
 )
-from crabd.providers.base import Chunk, Finished, TextChunk, ThinkingChunk, ToolCallChunk
+from crabd.providers.base import Chunk, Finished, TextChunk, ThinkingChunk, ThinkingSigned, ToolCallChunk
 
 
 class Reply:
     """A reply being streamed: its blocks in order, of which only the last may be open."""
 
-    def __init__(self) -> None:
+    def __init__(self, guest: str = "") -> None:
+        self.guest = guest
         self.finish: Finished | None = None
         self._blocks: list[_Segment] = []
         self._calls: dict[int, _CallParts] = {}
@@ -41,6 +42,8 @@ class Reply:
                 return self._extend(False, text)
             case ThinkingChunk(text=text):
                 return self._extend(True, text)
+            case ThinkingSigned():
+                return self._sign(chunk)
             case ToolCallChunk(index=index):
                 self._calls.setdefault(index, _CallParts()).merge(chunk)
                 return []
@@ -62,10 +65,18 @@ class Reply:
 
     def message(self, model: str, *, with_calls: bool, partial: bool = False) -> AssistantMessage:
         """Put the reply together. A call without a name is dropped: nobody could answer it."""
-        blocks: list[AssistantBlock] = [segment.block() for segment in self._blocks if segment.parts]
+        blocks: list[AssistantBlock] = [s.block() for s in self._blocks if s.parts or s.signed]
         if with_calls:
             blocks += self._whole_calls()
-        return AssistantMessage(tuple(blocks), model, partial)
+        return AssistantMessage(tuple(blocks), model, partial, self.guest)
+
+    def _sign(self, signed: ThinkingSigned) -> list[AnyEvent]:
+        """Close the open thinking with its signature; without any, it stands for thinking nobody saw."""
+        if self._open is None or not self._open.is_thinking:
+            self._blocks.append(_Segment(True, signed))
+            return self.close()
+        self._open.signed = signed
+        return self.close()
 
     def _whole_calls(self) -> list[ToolCall]:
         # A result is addressed by its call's id, so of two calls with one id only the first can be meant.
@@ -94,13 +105,20 @@ class Reply:
 
 
 class _Segment:
-    def __init__(self, is_thinking: bool) -> None:
+    def __init__(self, is_thinking: bool, signed: ThinkingSigned | None = None) -> None:
         self.is_thinking = is_thinking
+        self.signed = signed
         self.parts: list[str] = []
 
     def block(self) -> AssistantBlock:
         text = "".join(self.parts)
-        return ThinkingBlock(text) if self.is_thinking else TextBlock(text)
+        if not self.is_thinking:
+            return TextBlock(text)
+        return (
+            ThinkingBlock(text, self.signed.signature, self.signed.signed_by)
+            if self.signed
+            else ThinkingBlock(text)
+        )
 
 
 class _CallParts:

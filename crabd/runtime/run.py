@@ -22,7 +22,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from crabd import events
-from crabd.errors import PROVIDER, NoRun, QueueFull
+from crabd.errors import PROVIDER, BudgetSpent, CrabdError, NoRun, QueueFull
 from crabd.events import AnyEvent, ErrorInfo
 from crabd.messages import (
     StopReason,
@@ -38,13 +38,15 @@ from crabd.messages import (
 )
 from crabd.providers.base import Chunk
 from crabd.runtime.agents import MAX_ROUNDS
+from crabd.runtime.calls import CallWatch, Verdict
 from crabd.runtime.reply import Reply
 from crabd.store.record import MessageAdded, ModelCalled, Record, RunClosed, RunOpened
 
 # Steerings that may wait for one boundary. A person types a few; a program that sends more has gone wrong.
 MAX_STEERS = 16
 CANCELLED_OUTPUT = "[cancelled before it had finished]"
-NO_ANSWER = ErrorInfo(PROVIDER, "bad_reply", "the model answered with nothing: send the message again")
+NO_ANSWER = "the model answered with nothing, twice: say it in other words, or choose another model"
+NOTHING_WRONG = Verdict({})
 
 
 class State(enum.Enum):
@@ -106,23 +108,31 @@ class Run:
         *,
         max_rounds: int = MAX_ROUNDS,
         request_key: str | None = None,
+        guest: str = "",
     ) -> None:
         self.id = run
+        self.guest = guest
         self.content = content
         self.usage = Usage()
         self.rounds = 0
         self.stop_reason: StopReason | None = None
         self.error: ErrorInfo | None = None
         self.text = ""
-        self.reply = Reply()
+        self.reply = Reply(guest)
         self.max_rounds = max_rounds
         self._state = State.READY
-        self._unsaved: list[Record] = [RunOpened(run, request_key), MessageAdded(run, UserMessage(content))]
+        self._unsaved: list[Record] = [
+            RunOpened(run, request_key, guest),
+            MessageAdded(run, UserMessage(content)),
+        ]
         self._steers: deque[Steer] = deque()
         self._steers_taken = 0
         self._is_summed_up = False
         self._calls: tuple[ToolCall, ...] = ()
         self._results: dict[str, ToolMessage] = {}
+        self._watch = CallWatch()
+        self._verdict = NOTHING_WRONG
+        self._is_asked_again = False
 
     def __repr__(self) -> str:
         state, waiting = self._state.name.lower(), len(self._steers)
@@ -179,29 +189,41 @@ class Run:
         added = (record.message for record in self._unsaved if isinstance(record, MessageAdded))
         return any(isinstance(message, UserMessage) and message.steer == steer for message in added)
 
-    def next_action(self, seconds: float) -> tuple[Action, list[AnyEvent]]:
-        """Say what has to happen now, ``seconds`` after the start, and which steerings joined by this."""
-        joined: list[AnyEvent] = []
+    def objection(self, call: ToolCall) -> str | None:
+        """Tell why a call of this round is not made; null if it is."""
+        return self._verdict.objections.get(call.id)
+
+    def next_action(
+        self, seconds: float, overspent: BudgetSpent | None = None
+    ) -> tuple[Action, list[AnyEvent]]:
+        """Say what has to happen now, ``seconds`` after the start, and what others should see of it.
+
+        ``overspent`` is a budget that is spent by what is durable so far: no further round is begun.
+        """
+        seen: list[AnyEvent] = []
         if self._state is State.READY:
-            joined = self._join_steers()
-            if self.rounds >= self.max_rounds:
+            seen = self._join_steers()
+            if overspent is not None:
+                seen.append(tell_spent(overspent))
+                self._end("budget", tell_error(overspent))
+            elif self.rounds >= self.max_rounds:
                 self._end("max_rounds")
         if self._state is State.ENDING and not self._is_summed_up:
             self._is_summed_up = True
             self._unsaved.append(self._sum_up(seconds))
         if self._unsaved:
-            return Save(tuple(self._unsaved)), joined
+            return Save(tuple(self._unsaved)), seen
         match self._state:
             case State.READY:
                 self._state = State.REPLYING
                 self.rounds += 1
-                self.reply = Reply()
-                return Ask(), joined
+                self.reply = Reply(self.guest)
+                return Ask(), seen
             case State.CALLING:
-                return CallTools(self.open_calls), joined
+                return CallTools(self.open_calls), seen
             case State.ENDING | State.ENDED:
                 self._state = State.ENDED
-                return End(), joined
+                return End(), seen
             case State.REPLYING:
                 raise AssertionError("the model was asked and has not finished")
 
@@ -218,59 +240,85 @@ class Run:
         seen = self.reply.close()
         finish = self.reply.finish
         assert finish is not None, "a stream without its last chunk is a ProviderError"
-        message = self.reply.message(call.model, with_calls=finish.reason != "max_tokens")
+        # What was cut off, or refused, may have lost the calls that would have made sense of the others.
+        is_whole = finish.reason in ("end", "tool_calls")
+        message = self.reply.message(call.model, with_calls=is_whole)
         self.usage += call.usage
         self.text = text_of(message)
         self._calls, self._results = tool_calls_of(message), {}
-        if message.content:
+        self._verdict = self._watch.judge(self._calls) if self._calls else NOTHING_WRONG
+        is_empty = is_whole and not self._calls and not self.text.strip()
+        if message.content and not is_empty:
             self._unsaved.append(MessageAdded(self.id, message))
         self._unsaved.append(call)
         if self._calls:
             self._state = State.CALLING
-        elif self._steers:
+        elif self._steers or (is_empty and not self._is_asked_again):
             self._state = State.READY
-        elif message.content:
-            self._end(STOP_REASONS[finish.reason])
+        elif is_empty:
+            self._end("error", ErrorInfo(PROVIDER, "bad_reply", NO_ANSWER))
         else:
-            self.error = NO_ANSWER
-            self._end("error")
+            self._end(STOP_REASONS[finish.reason])
+        self._is_asked_again = is_empty
         return seen
 
     def tool_finished(self, call: ToolCall, output: str, status: ToolStatus) -> None:
         """Take one result. With the last of them the round is complete; they are kept in call order."""
         self._results[call.id] = ToolMessage(call.id, call.name, clean_text(output), status)
-        if not self.open_calls:
-            self._keep_results()
-            self._state = State.READY
+        if self.open_calls:
+            return
+        self._keep_results()
+        self._state = State.READY
+        # A word that waits is a new start: the model has not read it yet.
+        if self._verdict.end is not None and not self._steers:
+            self._end("error", ErrorInfo(PROVIDER, "bad_reply", self._verdict.end))
 
-    def cut_short(self, reason: StopReason, model: str, error: ErrorInfo | None = None) -> list[AnyEvent]:
+    def cut_short(
+        self,
+        reason: StopReason,
+        model: str,
+        error: ErrorInfo | None = None,
+        call: ModelCalled | None = None,
+    ) -> list[AnyEvent]:
         """End now, wherever the run is, keeping what there is.
 
-        The text streamed so far is kept and marked partial; calls that are still open are answered
+        A reply that was whole already counts as such. Else the text streamed so far is kept and marked
+        partial, and with it what is known of its ``call``. Calls that are still open are answered
         ``cancelled``; steerings that waited join the history, so that the next run reads them.
         """
+        seen: list[AnyEvent] = []
+        if self._state is State.REPLYING and self.reply.finish is not None and call is not None:
+            seen = self.reply_finished(call)
+        elif self._state is State.REPLYING:
+            seen = self._keep_partial(model, call)
         if not self.is_steerable:
-            return []
-        seen = self.reply.close() if self._state is State.REPLYING else []
-        if self._state is State.REPLYING and not self.reply.is_empty:
+            return seen
+        if self._state is State.CALLING:
+            for asked in self.open_calls:
+                self._results[asked.id] = ToolMessage(asked.id, asked.name, CANCELLED_OUTPUT, "cancelled")
+            self._keep_results()
+        seen += self._join_steers()
+        self._end(reason, error)
+        return seen
+
+    def _keep_partial(self, model: str, call: ModelCalled | None) -> list[AnyEvent]:
+        seen = self.reply.close()
+        if not self.reply.is_empty:
             message = self.reply.message(model, with_calls=False, partial=True)
             self._unsaved.append(MessageAdded(self.id, message))
             self.text = text_of(message)
-        if self._state is State.CALLING:
-            for call in self.open_calls:
-                self._results[call.id] = ToolMessage(call.id, call.name, CANCELLED_OUTPUT, "cancelled")
-            self._keep_results()
-        seen += self._join_steers()
-        self.error = error
-        self._end(reason)
+        if call is not None:
+            self.usage += call.usage
+            self._unsaved.append(call)
         return seen
 
     def _sum_up(self, seconds: float) -> RunClosed:
         assert self.stop_reason is not None, "only a run that is ending is summed up"
         return RunClosed(self.id, self.stop_reason, seconds, self.usage, self.error)
 
-    def _end(self, reason: StopReason) -> None:
+    def _end(self, reason: StopReason, error: ErrorInfo | None = None) -> None:
         self.stop_reason = reason
+        self.error = error
         self._calls, self._results = (), {}
         self._state = State.ENDING
 
@@ -281,7 +329,20 @@ class Run:
     def _join_steers(self) -> list[AnyEvent]:
         joined = list(self._steers)
         self._steers.clear()
+        if joined:
+            self._watch.forgive()
         self._unsaved += [
             MessageAdded(self.id, UserMessage(s.content, s.id), s.request_key, s.position) for s in joined
         ]
         return [events.Steered(s.id, s.content) for s in joined]
+
+
+def tell_spent(exc: BudgetSpent) -> events.BudgetSpent:
+    """Make the event of a budget that is spent."""
+    which: events.BudgetKind = "daily_budget" if exc.kind == "daily_budget" else "budget"
+    return events.BudgetSpent(which, exc.limit, exc.allowed, exc.spent)
+
+
+def tell_error(exc: CrabdError) -> ErrorInfo:
+    """Put an error into a result or an event."""
+    return ErrorInfo(exc.code, exc.kind, clean_text(str(exc)))

@@ -20,13 +20,14 @@ from crabd.errors import QueueFull, SessionBusy, StoreError
 from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
 from crabd.messages import StopReason, Usage, UserBlock, utc_now
 from crabd.runtime.broker import Topic
+from crabd.runtime.compaction import Gauge
 from crabd.runtime.keys import Keys, recall_keys
 from crabd.runtime.prompt import Context
 from crabd.runtime.run import Run
 from crabd.runtime.ticket import Outcome, Ticket
 from crabd.store.base import Loaded, SessionLog
 from crabd.store.meta import KEY_AGE, Claim, SessionMeta, tail_of
-from crabd.store.record import Claimed, Cleared, Compacted, MessageQueued, Record, Step
+from crabd.store.record import Claimed, Cleared, Compacted, Record, Step
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -62,6 +63,12 @@ class Session:
         # The log's last steps, without a gap; what lies before them is in the store.
         self.steps: list[Step] = list(loaded.steps)
         self.context = Context(loaded.steps, loaded.goal)
+        self.gauge = Gauge()
+        # A title is being asked for; how often that has come to nothing.
+        self.is_being_named = False
+        self.naming_failures = 0
+        # The instructions files of which was told last that they are left out.
+        self.untrusted: tuple[str, ...] = ()
         self.waiting: deque[Ticket] = deque()
         self.job: Job | None = None
         self.end: Literal["closed", "deleted"] | None = None
@@ -95,7 +102,7 @@ class Session:
     def is_at_rest(self) -> bool:
         """Nothing is going, waits or is being written: the log has all there is."""
         is_working = self.job is not None or self.waiting or self._unsaved or self._save_lock.locked()
-        return not is_working and self.end is None
+        return not is_working and not self.is_being_named and self.end is None
 
     @property
     def weight(self) -> int:
@@ -143,8 +150,8 @@ class Session:
         async with self._save_lock:
             return await self._write(make(), is_kept=is_kept)
 
-    async def save_while(self, is_waiting: Callable[[], bool], record: MessageQueued) -> bool:
-        """Save that a message waits, unless it waits no more once it is this record's turn; tell which.
+    async def save_while(self, is_waiting: Callable[[], bool], record: Record) -> bool:
+        """Save a record, such as that a message waits, if that is still so once it is its turn; tell which.
 
         A message may be taken while its record stands in line. Written behind what took it, the record would
         have it wait for ever.
@@ -187,7 +194,12 @@ class Session:
             await self.log.aclose()
 
     def accept(
-        self, content: tuple[UserBlock, ...], *, request_key: str | None = None, tool_choice: str = "auto"
+        self,
+        content: tuple[UserBlock, ...],
+        *,
+        request_key: str | None = None,
+        tool_choice: str = "auto",
+        guest: str = "",
     ) -> Ticket:
         """Take a message into the queue.
 
@@ -196,7 +208,8 @@ class Session:
         """
         if len(self.waiting) >= MAX_WAITING:
             raise QueueFull(self.id, "messages", MAX_WAITING)
-        ticket = Ticket(f"r{self._next_run}", content, request_key=request_key, tool_choice=tool_choice)
+        run = f"r{self._next_run}"
+        ticket = Ticket(run, content, request_key=request_key, tool_choice=tool_choice, guest=guest)
         self._next_run += 1
         ticket.first_seq = self.topic.seq + 1
         self.waiting.append(ticket)
@@ -314,6 +327,7 @@ def describe(
         cwd=meta.cwd,
         model=meta.model,
         parent=meta.parent,
+        forked_from=meta.forked_from,
         created_at=meta.created_at,
         updated_at=meta.updated_at,
         last_run_at=meta.last_run_at,

@@ -13,11 +13,12 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import NotFound, ShuttingDown, StoreError
+from crabd.errors import BadRequest, NotFound, ShuttingDown, StoreError
 from crabd.events import SessionInfo, SessionState, Snapshot
 from crabd.messages import utc_now
 from crabd.runtime.broker import Broker
 from crabd.runtime.claims import Claims
+from crabd.runtime.fork import fork_log, last_boundary
 from crabd.runtime.history import Page, Wanted, read_back, read_page
 from crabd.runtime.listing import Filter, Listing, Place
 from crabd.runtime.recovery import close_interrupted
@@ -223,6 +224,19 @@ class Sessions:
             idle.append(session)
         return sum([await self._let_go(session) for session in idle])
 
+    async def fork(self, session: str, at: int | None) -> tuple[SessionInfo, int]:
+        """Make a session of what another has up to step ``at``, and tell up to which it is.
+
+        Raises:
+          NotFound, StoreError; BadRequest: there is no such step.
+        """
+        store, last = self._store_of(session), self.meta(session).steps
+        if at is not None and at > last:
+            raise BadRequest("$.at", f"step {at} is behind the last one, {last}")
+        steps = await store.read(session, upto=at or last)
+        made = await store.restore(fork_log(steps, utc_now()))
+        return self._describe(made), last_boundary(steps)
+
     def check_room(self, session: Session) -> None:
         """Make sure that there is room for a new run.
 
@@ -262,6 +276,10 @@ class Sessions:
         for session in self.live():
             session.end = "closed"
             await session.aclose()
+
+    def metas(self) -> tuple[SessionMeta, ...]:
+        """List what all sessions add up to, those that are never kept among them, in no order."""
+        return (*self._store.metas(), *self._scratch.metas())
 
     def meta(self, session: str) -> SessionMeta:
         """Look a session's meta up.

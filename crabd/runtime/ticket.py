@@ -41,12 +41,19 @@ class Ticket:
     """
 
     def __init__(
-        self, run: str, content: tuple[UserBlock, ...], *, request_key: str | None, tool_choice: str
+        self,
+        run: str,
+        content: tuple[UserBlock, ...],
+        *,
+        request_key: str | None,
+        tool_choice: str,
+        guest: str = "",
     ) -> None:
         self.run = run
         self.content = content
         self.request_key = request_key
         self.tool_choice = tool_choice
+        self.guest = guest
         self.first_seq = 0
         self.is_recorded = False
         self.refusal: StoreError | None = None

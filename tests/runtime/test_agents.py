@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crabd.errors import ConfigError, NotFound
+from crabd.events import Budget, DailyBudget
 from crabd.runtime.agents import (
     DEFAULT_AGENT,
     MAX_ROUNDS,
@@ -23,6 +24,7 @@ description: reviews changes
 model: openai/gpt-4.1
 tools: [read, grep]
 max_rounds: 20
+fallbacks: [groq/x]
 max_tokens: 4096
 thinking: true
 ---
@@ -44,7 +46,7 @@ def test_a_file_is_front_matter_and_a_prompt() -> None:
     assert agent == Agent(
         "reviewer",
         "You review changes.\n--- is how a ruler looks.\n---\nBe brief.",
-        FrontMatter("reviews changes", "openai/gpt-4.1", ("read", "grep"), 20, 4096, True),
+        FrontMatter("reviews changes", "openai/gpt-4.1", ("read", "grep"), 20, 4096, True, ("groq/x",)),
         "reviewer.md",
     )
 
@@ -58,6 +60,13 @@ def test_what_is_left_out_is_as_the_daemon_has_it() -> None:
 @pytest.mark.parametrize("text", ["Be brief.\n", "---\n---\nBe brief.", "---\n\n---\nBe brief.\n"])
 def test_a_file_may_be_a_prompt_and_nothing_else(text: str) -> None:
     assert parse(text) == Agent("reviewer", "Be brief.", FrontMatter(), "reviewer.md")
+
+
+def test_budgets_are_of_each_session_and_of_a_day() -> None:
+    options = parse("---\nbudget: {tokens: 2000000, cost: 5}\ndaily_budget: {cost: 20}\n---\n").options
+
+    assert options.budget == Budget(tokens=2_000_000, cost=5)
+    assert options.daily_budget == DailyBudget(cost=20)
 
 
 def test_an_empty_list_of_tools_is_none_of_them() -> None:
@@ -77,6 +86,8 @@ def test_what_other_systems_put_into_a_file_does_no_harm(text: str) -> None:
         ("max_rounds: 0", "$.max_rounds"),
         ("max_rounds: 1001", "$.max_rounds"),
         ("max_tokens: 0", "$.max_tokens"),
+        ("budget: {cost: 0}", "$.budget.cost"),
+        ("daily_budget: {rounds: 5}", "unknown field `rounds`"),
         ("tools: read", "$.tools"),
         ("- a list", "Expected `object`"),
         ("description: [", "front matter"),

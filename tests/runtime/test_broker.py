@@ -10,7 +10,15 @@ import pytest
 
 from crabd.events import AnyEvent, RunEnded, TextDelta, TextEnd, TextStart, ThinkingDelta
 from crabd.messages import Usage
-from crabd.runtime.broker import FRESH_BYTES, MAX_BACKLOG, MERGE_BACKLOG, RING_BYTES, Broker, Topic
+from crabd.runtime.broker import (
+    FRESH_BYTES,
+    FRESH_EVENTS,
+    MAX_BACKLOG,
+    MERGE_BACKLOG,
+    RING_BYTES,
+    Broker,
+    Topic,
+)
 
 ENDED = RunEnded("end_turn", Usage(), True)
 # So large that only a handful are kept.
@@ -499,3 +507,72 @@ def test_a_large_burst_does_not_wait_for_the_wake_up_to_be_over() -> None:
     assert reader.seqs == [1, 2]
     tick.over()
     assert reader.seqs == [1, 2, 3]
+
+
+def open_lazy_broker() -> Broker:
+    """Open a broker whose wake-ups end when it is flushed by hand."""
+    return Broker("epoch", lambda payload: payload, flush_soon=lambda broker: None)
+
+
+def test_deltas_of_a_burst_are_told_as_one_after_the_first_few() -> None:
+    broker, reader = open_lazy_broker(), Reader()
+    topic = broker.topic("a_b_1")
+    topic.subscribe(reader)
+
+    publish(topic, *(TextDelta(f"{n} ") for n in range(100)), TextEnd(), ENDED)
+    broker.flush()
+
+    texts = [told(payload)["text"] for payload in reader.payloads[:-2]]
+    assert len(texts) == FRESH_EVENTS + 1
+    assert "".join(texts) == "".join(f"{n} " for n in range(100))
+    assert reader.types[-2:] == ["text_end", "run_ended"]
+    assert reader.seqs == list(range(1, FRESH_EVENTS + 4))
+
+
+def test_deltas_of_another_kind_or_run_are_another_event_of_the_burst() -> None:
+    broker, reader = open_lazy_broker(), Reader()
+    topic = broker.topic("a_b_1")
+    topic.subscribe(reader)
+    publish(topic, *[TextEnd()] * FRESH_EVENTS)
+
+    said: list[tuple[str, AnyEvent]] = [
+        ("r1", TextDelta("a")),
+        ("r1", ThinkingDelta("b")),
+        ("r2", ThinkingDelta("c")),
+    ]
+    for run, delta in said:
+        topic.publish(delta, run)
+        topic.publish(delta, run)
+    broker.flush()
+
+    events = [told(payload) for payload in reader.payloads[FRESH_EVENTS:]]
+    assert [(event["type"], event["run"], event["text"]) for event in events] == [
+        ("text_delta", "r1", "aa"),
+        ("thinking_delta", "r1", "bb"),
+        ("thinking_delta", "r2", "cc"),
+    ]
+
+
+def test_nothing_is_added_to_an_event_whose_number_somebody_knows() -> None:
+    broker = open_lazy_broker()
+    topic = broker.topic("a_b_1")
+    publish(topic, *[TextDelta("a")] * (FRESH_EVENTS + 2))
+
+    known = topic.seq
+    publish(topic, TextDelta("b"), TextDelta("c"))
+    broker.flush()
+
+    missed = topic.missed(known)
+    assert missed is not None
+    assert [told(payload)["text"] for payload in missed] == ["bc"]
+
+
+def test_a_burst_does_not_grow_without_end() -> None:
+    broker, reader = open_lazy_broker(), Reader()
+    topic = broker.topic("a_b_1")
+    topic.subscribe(reader)
+
+    publish(topic, *[TextDelta("x" * 1024)] * 200)
+
+    assert max(map(len, reader.payloads)) < FRESH_BYTES + 2048
+    assert sum(payload.count(b"x") for payload in reader.payloads) > 100 * 1024

@@ -23,9 +23,12 @@ from crabd.runtime.compaction import (
     MAX_RESULT_LENGTH,
     SUMMARY_PROMPT,
     Cut,
+    Gauge,
+    extract,
+    make_boundary,
     plan_cut,
+    plan_shortening,
     summary_request,
-    weigh_after,
 )
 from crabd.runtime.prompt import Context, estimate_tokens
 from crabd.store.record import Compacted, MessageAdded, Step
@@ -184,10 +187,168 @@ def test_a_long_result_is_cut_in_the_transcript() -> None:
     assert "x" * (MAX_RESULT_LENGTH + 1) not in text_of(asked)
 
 
-def test_what_is_left_weighs_its_goal_its_summary_and_what_was_kept() -> None:
+def test_the_figure_falls_as_the_estimates_do_and_what_no_cut_changes_stays_in_it() -> None:
     context = context_of(user_text("g" * 400), reply("a" * 4000), user_text("q" * 400), reply("b" * 400))
+    cut = planned(context)
 
-    weight = weigh_after(planned(context), "s" * 40)
+    plain = make_boundary(context, cut, "a_b_1/1", "s" * 40, before=2000)
+    heavy = make_boundary(context, cut, "a_b_1/1", "s" * 40, before=2000, overhead=4000)
 
-    kept: list[Message] = [user_text("g" * 400), user_text("s" * 40), user_text("q" * 400), reply("b" * 400)]
-    assert weight == estimate_tokens(kept)
+    assert plain is not None
+    assert heavy is not None
+    context.add(Step(5, NOW, plain))
+    assert context.weight == plain.context_tokens < 2000 * 400 // 1300 + 100
+    assert plain.context_tokens < heavy.context_tokens < 2000
+
+
+@pytest.mark.parametrize("summary", ["s" * 400, "s" * 40])
+def test_a_summary_that_is_no_shorter_replaces_nothing(summary: str) -> None:
+    context = context_of(user_text("goal"), reply("short"), user_text("q"), reply("b"))
+
+    assert make_boundary(context, planned(context), "a_b_1/1", summary, before=50) is None
+
+
+def test_a_head_never_fills_the_window_it_is_for() -> None:
+    huge = "x" * 100_000
+    messages = [user_text(huge), *rounds(9), user_text(huge), reply("", "a"), result("a"), reply("", "b")]
+    context = context_of(*messages, result("b"))
+
+    cut = plan_cut(context, limit=1000, since=20)
+    assert cut is not None
+    boundary = make_boundary(context, cut, "a_b_1/1", huge, before=60_000)
+    assert boundary is not None
+    context.add(Step(25, NOW, boundary))
+
+    assert [task.step for task in boundary.tasks] == [20]
+    assert estimate_tokens(context.messages()) < 500
+    assert context.weight < 1000
+
+
+def test_what_the_open_run_was_asked_for_stays_until_it_is_done() -> None:
+    context = context_of(*rounds(2), user_text("paint it blue"), reply("", "a"), result("a"))
+    for n in range(8, 20, 2):
+        context.add(Step(n, NOW, MessageAdded("r1", reply("x" * 400, f"c{n}"))))
+        context.add(Step(n + 1, NOW, MessageAdded("r1", result(f"c{n}"))))
+
+    cut = plan_cut(context, since=5)
+    assert cut is not None
+    boundary = make_boundary(context, cut, "a_b_1/1", "they talked", before=900)
+    assert boundary is not None
+    context.add(Step(20, NOW, boundary))
+
+    (head, *_) = context.messages()
+    assert "paint it blue" in text_of(head)
+    assert text_of(head).startswith("q0")
+    again = plan_cut(context, since=5)
+    assert again is not None
+    assert [task.text for task in again.tasks] == ["paint it blue"]
+    later = plan_cut(context, since=30)
+    assert later is not None
+    assert later.tasks == ()
+    (asked,) = summary_request("one", context, later, None).messages
+    assert "Then the person asked: paint it blue" in text_of(asked)
+
+
+def test_results_that_the_model_has_not_seen_are_not_summarised() -> None:
+    context = context_of(user_text("q"), reply("", "a"), result("a", "x" * 9000))
+
+    assert plan_cut(context, limit=100, since=1) is None
+
+
+def test_old_long_results_are_shown_as_head_and_tail_and_the_newest_only_when_they_must() -> None:
+    long = "head" + "x" * 10_000 + "tail"
+    asked = [
+        message for i in range(6) for message in (user_text("q"), reply("", f"c{i}"), result(f"c{i}", long))
+    ]
+    context = context_of(*asked)
+
+    gentle = plan_shortening(context, limit=20_000, before=15_000)
+    forced = plan_shortening(context, limit=2000, before=15_000, is_forced=True)
+
+    assert gentle is not None
+    assert forced is not None
+    assert (gentle.upto, forced.upto) == (6, 18)
+    assert forced.context_tokens < gentle.context_tokens < 15_000
+    context.add(Step(19, NOW, gentle))
+    assert plan_shortening(context, limit=20_000, before=15_000) is None
+    outputs = [text_of(m) for m in context.messages() if isinstance(m, ToolMessage)]
+    assert [output == long for output in outputs] == [False] * 2 + [True] * 4
+    assert outputs[0].startswith("headx")
+    assert outputs[0].endswith("xtail")
+    assert "8008 characters left out" in outputs[0]
+
+
+def test_a_transcript_has_a_size_and_keeps_its_ends() -> None:
+    context = context_of(*rounds(2000))
+
+    (asked,) = summary_request("one", context, planned(context), None, 4000).messages
+
+    text = text_of(asked)
+    assert len(text) < 4200
+    assert "person: q0\n" in text
+    assert "person: q1995\n" in text
+    assert "messages left out" in text
+
+
+def test_without_a_model_an_extract_tells_how_messages_begin() -> None:
+    context = context_of(user_text("find it"), reply("I look", "a"), result("a", "x" * 900), reply("y" * 400))
+    cut = planned(context)
+
+    told = extract(context, cut)
+
+    assert "person: find it\n" in told
+    assert "y" * 400 not in told
+    boundary = make_boundary(context, cut, "a_b_1/1", "z" * 50, before=500)
+    assert boundary is not None
+    context.add(Step(5, NOW, boundary))
+    context.add(Step(6, NOW, MessageAdded("r1", reply("later"))))
+    assert "z" * 50 in extract(context, planned(context))
+
+
+def test_a_gauge_asks_for_room_above_a_part_of_the_window_and_knows_nothing_without_one() -> None:
+    gauge = Gauge()
+
+    assert gauge.read(10**9, None, 0.8) == "none"
+    assert [gauge.read(weight, 1000, 0.8) for weight in (799, 800, 999, 1000)] == [
+        "none",
+        "wanted",
+        "wanted",
+        "forced",
+    ]
+
+
+def test_what_a_server_has_refused_is_the_window_from_then_on() -> None:
+    gauge = Gauge()
+
+    gauge.too_long(1000)
+
+    assert gauge.limit(None) == gauge.limit(8000) == 900
+    assert gauge.limit(100) == 100
+    assert gauge.read(1000, 8000, 0.8) == "forced"
+
+
+def test_after_two_compactions_without_effect_there_is_no_third_until_the_context_has_grown() -> None:
+    gauge = Gauge()
+
+    gauge.compacted()
+    first = gauge.read(850, 1000, 0.8)
+    gauge.compacted()
+    second = gauge.read(850, 1000, 0.8)
+
+    assert (first, second) == ("wanted", "none")
+    assert gauge.has_given_up
+    assert gauge.read(900, 1000, 0.8) == "none"
+    assert gauge.read(1100, 1000, 0.8) == "forced"
+    gauge.reset()
+    assert gauge.read(850, 1000, 0.8) == "wanted"
+
+
+def test_a_compaction_that_has_helped_makes_up_for_one_that_has_not() -> None:
+    gauge = Gauge()
+
+    gauge.failed(850)
+    gauge.compacted()
+    gauge.read(300, 1000, 0.8)
+    gauge.failed(850)
+
+    assert not gauge.has_given_up

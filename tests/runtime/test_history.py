@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from crabd.errors import RequestKeyReused
-from crabd.messages import AssistantMessage, TextBlock, ToolCall, ToolMessage, Usage, UserBlock, user_text
+from crabd.messages import (
+    AssistantMessage,
+    TextBlock,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserBlock,
+    UserMessage,
+    user_text,
+)
 from crabd.runtime.broker import Broker
 from crabd.runtime.compaction import plan_cut
 from crabd.runtime.history import FIRST_GO, Page, Wanted, find_page, read_page
 from crabd.runtime.prompt import Context
 from crabd.runtime.recovery import close_interrupted
+from crabd.runtime.rewind import plan_rewind
 from crabd.runtime.session import Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.ticket import Admission
@@ -32,8 +42,10 @@ from crabd.store.record import (
     MessageAdded,
     MessageQueued,
     Record,
+    Rewound,
     RunClosed,
     RunOpened,
+    Shortened,
     Step,
 )
 
@@ -226,7 +238,7 @@ async def test_keys_that_claim_and_delete_a_session_are_held_against_all_of_its_
 call = ToolCall("c", "tool", "{}")
 # What may happen to a session next, by the runtime's own rules.
 happenings = st.lists(
-    st.sampled_from(["run", "tools", "compact", "clear", "queue", "cancel queued"]),
+    st.sampled_from(["run", "tools", "compact", "clear", "rewind", "shorten", "queue", "cancel queued"]),
     max_size=25,
 )
 
@@ -255,6 +267,14 @@ class Life:
                     return []
                 goal = cut.goal.step if cut.goal else None
                 return [Compacted("x/1", f"summary {len(steps)}", cut.upto, goal, 5)]
+            case "shorten":
+                return [Shortened(self.log.meta.steps, 2, 4)]
+            case "rewind":
+                context = Context(steps)
+                if not any(isinstance(entry.message, UserMessage) for entry in context.entries):
+                    return []
+                back = plan_rewind("a_b_1", context, None)
+                return [Rewound(back.step, back.context_tokens)]
             case "queue":
                 self.waiting.append(MessageQueued(self.next_run(), GO))
                 return [self.waiting[-1]]

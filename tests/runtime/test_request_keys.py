@@ -260,7 +260,7 @@ async def test_a_steer_that_was_refused_leaves_its_key_free() -> None:
 
 async def test_a_compaction_asked_for_fifty_times_at_once_is_one_and_its_result_stays_known() -> None:
     gate = trio.Event()
-    async with open_bench(says("a"), [gate, *says("summary", tokens=30)]) as bench:
+    async with open_bench(says("a" * 400), [gate, *says("summary", tokens=30)]) as bench:
         session = await bench.session()
         await bench.ask(session, "first")
 
@@ -289,7 +289,7 @@ async def _collect(results: list[T], more: Awaitable[list[T]]) -> None:
 
 async def test_a_compaction_whose_asker_left_goes_on_and_is_waited_for() -> None:
     gate = trio.Event()
-    async with open_bench(says("a"), [gate, *says("summary")]) as bench:
+    async with open_bench(says("a" * 400), [gate, *says("summary")]) as bench:
         session = await bench.session()
         await bench.ask(session, "first")
         await leave_before(lambda: bench.runtime.compact(session, None, "k"))
@@ -304,7 +304,7 @@ async def test_a_compaction_whose_asker_left_goes_on_and_is_waited_for() -> None
 
 async def test_a_compaction_that_failed_is_tried_again_by_its_key() -> None:
     broken = ProviderError("unavailable", "down", provider="scripted")
-    async with open_bench(says("a"), [broken], says("summary")) as bench:
+    async with open_bench(says("a" * 400), [broken], says("summary")) as bench:
         session = await bench.session()
         await bench.ask(session, "first")
         with pytest.raises(ProviderError):

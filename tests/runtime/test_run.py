@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crabd import events
-from crabd.errors import NoRun, QueueFull
+from crabd.errors import BudgetSpent, NoRun, QueueFull
 from crabd.messages import (
     AssistantMessage,
     Message,
@@ -264,16 +266,200 @@ def test_a_reply_cut_by_its_length_drops_its_calls() -> None:
     assert stepper.messages[-1] == AssistantMessage((TextBlock("so"),), "m")
 
 
-def test_an_empty_answer_is_an_error_and_no_message() -> None:
+def test_an_empty_answer_is_asked_for_once_more() -> None:
     stepper = begin()
     stepper.step()
 
     stepper.reply(Finished("end"))
+    again = stepper.step()
+    stepper.reply(TextChunk("here I am"), Finished("end"))
+    after = stepper.step()
+
+    assert (again, after) == (Ask(), End())
+    assert stepper.run.stop_reason == "end_turn"
+    assert [text_of(message) for message in stepper.messages] == ["hello", "here I am"]
+    assert stepper.run.usage == Usage(2, 2)
+
+
+def test_a_second_empty_answer_ends_the_run_as_an_error_that_says_so() -> None:
+    stepper = begin()
+    stepper.step()
+
+    stepper.reply(ThinkingChunk("hm"), Finished("end"))
+    stepper.step()
+    stepper.reply(TextChunk(" \n"), Finished("end"))
     after = stepper.step()
 
     assert after == End()
     assert stepper.run.stop_reason == "error"
+    assert stepper.run.error is not None
+    assert stepper.run.error.kind == "bad_reply"
+    assert "answered with nothing, twice" in stepper.run.error.message
     assert stepper.messages == [UserMessage(HELLO)]
+
+
+@pytest.mark.parametrize("reason", ["refused", "max_tokens"])
+def test_an_answer_that_was_refused_or_cut_off_before_its_first_word_is_not_asked_for_again(
+    reason: Literal["refused", "max_tokens"],
+) -> None:
+    stepper = begin()
+    stepper.step()
+
+    stepper.reply(Finished(reason))
+    after = stepper.step()
+
+    assert after == End()
+    assert stepper.run.stop_reason == reason
+
+
+def test_a_refusal_drops_its_calls() -> None:
+    stepper = begin()
+    stepper.step()
+
+    stepper.reply(TextChunk("I will not"), ToolCallChunk(0, id="a", name="x"), Finished("refused"))
+    after = stepper.step()
+
+    assert after == End()
+    assert stepper.run.stop_reason == "refused"
+    assert stepper.messages[-1] == AssistantMessage((TextBlock("I will not"),), "m")
+
+
+def call_round(stepper: Stepper, n: int, *arguments: str) -> object:
+    """Have the model ask for ``x`` with these arguments, answer what is asked, and go on."""
+    stepper.reply(
+        *(ToolCallChunk(i, id=f"r{n}c{i}", name="x", arguments=text) for i, text in enumerate(arguments)),
+        Finished("tool_calls"),
+    )
+    action = stepper.step()
+    assert isinstance(action, CallTools)
+    for call in action.calls:
+        objection = stepper.run.objection(call)
+        stepper.run.tool_finished(call, objection or "done", "error" if objection else "ok")
+    return stepper.step()
+
+
+def test_malformed_arguments_are_answered_twice_in_a_row_and_end_the_run_the_third_time() -> None:
+    stepper = begin()
+    stepper.step()
+
+    after = [call_round(stepper, n, '{"half', f'{{"n": {n}}}') for n in range(3)]
+
+    assert after == [Ask(), Ask(), End()]
+    results = [message for message in stepper.messages if isinstance(message, ToolMessage)]
+    assert [result.status for result in results] == ["error", "ok"] * 3
+    assert "its arguments are not a JSON object" in results[0].output
+    assert stepper.run.stop_reason == "error"
+    assert stepper.run.error is not None
+    assert "wrote the arguments of x wrongly 3 times in a row" in stepper.run.error.message
+
+
+def test_a_call_that_is_well_formed_again_is_a_new_start() -> None:
+    stepper = begin()
+    stepper.step()
+
+    after = [call_round(stepper, n, "[]" if n % 3 else f'{{"n": {n}}}') for n in range(10)]
+
+    assert after == [Ask()] * 10
+
+
+def test_a_call_that_repeats_itself_is_not_made_a_fourth_time_and_ends_the_run_the_fifth() -> None:
+    stepper = begin()
+    stepper.step()
+
+    after = [
+        call_round(stepper, n, arguments)
+        for n, arguments in enumerate(['{"a":1,"b":2}', '{"b":2, "a":1}', '{"a":1,"b":2}'] * 2)
+        if n < 5
+    ]
+
+    assert after == [Ask(), Ask(), Ask(), Ask(), End()]
+    results = [message.status for message in stepper.messages if isinstance(message, ToolMessage)]
+    assert results == ["ok", "ok", "ok", "error", "error"]
+    assert stepper.run.error is not None
+    assert "the same call of x again and again" in stepper.run.error.message
+
+
+def test_a_repeated_call_ends_no_run_that_gets_on_beside_it() -> None:
+    stepper = begin()
+    stepper.step()
+
+    after = [call_round(stepper, n, "{}", f'{{"n": {n}}}') for n in range(8)]
+
+    assert after == [Ask()] * 8
+
+
+def test_a_word_of_a_person_gives_a_repeated_call_a_new_start() -> None:
+    stepper = begin()
+    stepper.step()
+    for n in range(4):
+        call_round(stepper, n, "{}")
+
+    stepper.run.steer("s", text("once more, please"))
+    after = [call_round(stepper, n, "{}") for n in range(4, 8)]
+
+    assert after == [Ask()] * 4
+    results = [message.status for message in stepper.messages if isinstance(message, ToolMessage)]
+    assert results == ["ok"] * 3 + ["error"] * 2 + ["ok"] * 3
+
+
+def test_a_budget_that_is_spent_begins_no_further_round_and_says_so() -> None:
+    stepper = begin()
+    stepper.step()
+    stepper.reply(ToolCallChunk(0, id="a", name="x"), Finished("tool_calls"))
+    action = stepper.step()
+    assert isinstance(action, CallTools)
+    stepper.run.tool_finished(action.calls[0], "done", "ok")
+
+    spent = BudgetSpent("budget", "s", "a", limit="tokens", allowed=1, spent=2)
+    action, seen = stepper.run.next_action(1.0, spent)
+
+    assert isinstance(action, Save)
+    assert [type(record) for record in action.records] == [MessageAdded, RunClosed]
+    assert seen == [events.BudgetSpent("budget", "tokens", 1, 2)]
+    assert stepper.run.stop_reason == "budget"
+    assert stepper.run.error is not None
+    assert stepper.run.error.kind == "budget"
+
+
+def test_a_reply_that_was_whole_when_the_cancel_came_is_kept_whole() -> None:
+    stepper = begin()
+    stepper.step()
+    stepper.run.receive(TextChunk("all of it"))
+    stepper.run.receive(Finished("end"))
+
+    stepper.run.cut_short("cancelled", "m", call=CALL)
+    after = stepper.step()
+
+    assert after == End()
+    assert stepper.run.stop_reason == "end_turn"
+    assert stepper.messages[-1] == AssistantMessage((TextBlock("all of it"),), "m")
+
+
+def test_calls_that_were_whole_when_the_cancel_came_are_answered_cancelled() -> None:
+    stepper = begin()
+    stepper.step()
+    stepper.run.receive(ToolCallChunk(0, id="a", name="x"))
+    stepper.run.receive(Finished("tool_calls"))
+
+    stepper.run.cut_short("cancelled", "m", call=CALL)
+    after = stepper.step()
+
+    assert after == End()
+    assert stepper.run.stop_reason == "cancelled"
+    assert [type(message).__name__ for message in stepper.messages[1:]] == ["AssistantMessage", "ToolMessage"]
+
+
+def test_what_a_cut_reply_has_cost_is_kept_with_it() -> None:
+    stepper = begin()
+    stepper.step()
+    stepper.run.receive(TextChunk("half"))
+
+    stepper.run.cut_short("cancelled", "m", call=CALL)
+    stepper.step()
+
+    assert CALL in stepper.saved
+    assert stepper.run.usage == CALL.usage
+    assert stepper.saved[-1] == RunClosed("r1", "cancelled", 1.0, CALL.usage)
 
 
 def test_lone_surrogates_of_a_model_or_a_tool_are_made_harmless() -> None:
@@ -344,3 +530,12 @@ def test_pairing_answers_calls_where_they_were_asked_and_drops_strays() -> None:
         "UserMessage",
     ]
     assert {message.call for message in paired if isinstance(message, ToolMessage)} == {"a", "b"}
+
+
+def test_pairing_leaves_out_a_second_call_of_one_id() -> None:
+    first, second = ToolCall("a", "x", "{}"), ToolCall("a", "x", "{}")
+    done = ToolMessage("a", "x", "done", "ok")
+
+    paired = History([AssistantMessage((TextBlock("so"), first, second)), done, done]).messages()
+
+    assert paired == [AssistantMessage((TextBlock("so"), first)), done]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -41,6 +42,7 @@ from crabd.runtime.runtime import Runtime, WhenBusy
 from crabd.runtime.session import MAX_WAITING, Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.ticket import Disposition, Outcome, Ticket
+from crabd.runtime.trust import Trust
 from crabd.store.base import Loaded, Store
 from crabd.store.inmemory import InMemoryLog, InMemoryStore
 from crabd.store.record import Created, MessageAdded, MessageQueued, Record, RunOpened, Step
@@ -48,6 +50,8 @@ from crabd.tools.base import Tool
 from tests.fakes import HeldTool, Part, ScriptedModels, ScriptedProvider, calls, says
 
 T = TypeVar("T")
+# There are no instructions, and nothing is trusted.
+NOWHERE = Path("/nonexistent")
 
 
 class Bench:
@@ -125,6 +129,7 @@ async def open_bench(
             agents=Agents({"crab": DEFAULT_AGENT}),
             models=ScriptedModels(provider),
             tools={tool.spec.name: tool for tool in tools},
+            trust=Trust(NOWHERE, NOWHERE),
         )
         yield Bench(runtime, provider, kept)
         runs.cancel_scope.cancel()
@@ -490,7 +495,7 @@ async def test_a_paused_session_refuses_messages_and_lets_waiting_ones_go_on_whe
 
 
 async def test_compaction_replaces_old_rounds_and_keeps_the_goal_and_the_newest() -> None:
-    replies = [says(f"answer {i}", tokens=500) for i in range(3)]
+    replies = [says(f"answer {i}" + " and so on" * 20, tokens=300) for i in range(3)]
     async with open_bench(*replies, says("they talked"), says("more")) as bench:
         session = await bench.session()
         for i in range(3):
@@ -501,19 +506,20 @@ async def test_compaction_replaces_old_rounds_and_keeps_the_goal_and_the_newest(
 
         assert done.archive == f"{session.id}/1"
         assert done.summary == "they talked"
-        assert done.usage_after < done.usage_before == 1000
+        assert done.usage_after < done.usage_before == 600
         asked = text_of(bench.provider.requests[3].messages[0])
         assert "mind the numbers" in asked
         assert "person: question 0\nagent: answer 0" in asked
         seen = texts(bench.provider.requests[4].messages)
         assert seen[0].startswith("question 0")
         assert "they talked" in seen[0]
-        assert seen[1:] == ["question 2", "answer 2", "next"]
+        assert seen[1:] == ["question 2", "answer 2" + " and so on" * 20, "next"]
         assert len((await bench.runtime.sessions.read_page(session, Wanted(1, 100))).messages) == 8
 
 
 async def test_a_session_compacts_again_and_still_knows_its_goal() -> None:
-    async with open_bench(says("a"), says("sum one"), says("b"), says("sum two"), says("c")) as bench:
+    a, b = says("a" * 400), says("b" * 400)
+    async with open_bench(a, says("sum one"), b, says("sum two"), says("c")) as bench:
         session = await bench.session()
         await bench.ask(session, "the goal")
         await bench.runtime.compact(session, None)
@@ -533,7 +539,7 @@ async def test_a_session_compacts_again_and_still_knows_its_goal() -> None:
 
 async def test_a_session_serves_others_while_it_compacts_and_queues_messages() -> None:
     gate = trio.Event()
-    async with open_bench(says("a"), [gate, *says("summary")], says("b")) as bench:
+    async with open_bench(says("a" * 400), [gate, *says("summary")], says("b")) as bench:
         session = await bench.session()
         await bench.ask(session, "first")
         async with trio.open_nursery() as nursery:

@@ -188,7 +188,7 @@ async def test_a_session_is_described_by_what_its_log_adds_up_to() -> None:
         False,
     )
     assert (info.message_count, info.steps, info.queue, info.seq, info.active_seconds) == (2, 7, 1, 1, 1.0)
-    assert info.usage == SessionUsage(40, 1000, 1, Usage(30, 10, cost=0.5))
+    assert info.usage == SessionUsage(40, 1000, 1, Usage(30, 10, cost=0.5), rounds=1)
     assert (info.created_at, info.updated_at, info.last_run_at) == (
         meta.created_at,
         meta.updated_at,
