@@ -42,8 +42,8 @@ def written(entry: dict[str, Any]) -> str:
     if message["role"] == "tool":
         body = _indented(f"← {message['name']}: {message['status']}\n{message['output']}")
         return dim(body, sys.stdout) + "\n"
-    who = message["role"] + (" (cut short)" if message.get("partial") else "")
-    parts = [dim(f"── {who}  {at}", sys.stdout)]
+    who = (message.get("agent") or message["role"]) + (" (cut short)" if message.get("partial") else "")
+    parts = [dim(f"── {who}  {at}  #{entry['step']}", sys.stdout)]
     for block in message["content"]:
         match block["type"]:
             case "text":

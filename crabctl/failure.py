@@ -28,6 +28,7 @@ WHERE_LISTED = {"session": "crabctl ls", "agent": "crabctl agents", "model": "cr
 NEXT_STEPS = {
     "no_run": 'crabctl send "…"',
     "paused": "crabctl resume {session}",
+    "budget": "crabctl set {session} budget.{limit}=MORE",
     "busy": "crabctl attach {session} to watch, crabctl cancel {session} to stop it",
     "damaged": "crabctl doctor tells what can be kept of it",
     "shutting_down": "crabctl start, once it has stopped",

@@ -17,6 +17,7 @@ LINE_WITHOUT_TERMINAL = 2 * COLUMNS
 # Why a run that did not finish by itself has ended, and what goes on from there.
 ENDINGS = {
     "max_tokens": 'the reply was cut at the model\'s length limit: crabctl send "go on"',
+    "budget": "the run was stopped",
     "max_rounds": 'the agent used up its rounds before it was done: crabctl send "go on"',
     "cancelled": "the run was cancelled",
     "refused": "the run was refused",
@@ -68,6 +69,15 @@ class Screen:
                 self.note(
                     f"history compacted: {event['usage_before']} → {event['usage_after']} tokens of context"
                 )
+            case "results_shortened":
+                self.note(
+                    f"results shortened: {event['usage_before']} → {event['usage_after']} tokens of context"
+                )
+            case "compaction_failed":
+                more = "; it is not tried again for now" if event["gives_up"] else ""
+                self.note(f"history not compacted: {event['error']['message']}{more}")
+            case "instructions_untrusted":
+                self.note(f"not told to the model until crabctl trust DIR: {', '.join(event['files'])}")
             case "persistence_failed":
                 self.note(f"not saved yet: {event['error']['message']}")
             case "lagged":

@@ -42,7 +42,12 @@ OPTIONS = {
     "follow": Option("f", "", "go on with what happens from now on"),
     "limit": Option("n", "N", "how many at most"),
     "from": Option("", "STEP", "begin at this step"),
+    "guest": Option("", "AGENT", "this agent answers once, in place of the session's own"),
+    "forget": Option("", "", "trust it no more"),
+    "at": Option("", "STEP", "up to this step: crabctl log shows their numbers"),
+    "remove": Option("", "RUN", "take the message of this run out"),
     "all": Option("", "", "all of them"),
+    "by": Option("", "agent|day|model", "share it out: by agent, day or model"),
     "state": Option("", "STATE", "only in this state: idle, running, waiting, paused, stored, damaged"),
     "repair": Option("", "", "mend what can be mended; what is damaged is kept in quarantine"),
     "output": Option("o", "FILE", "write to this file"),
@@ -60,7 +65,7 @@ OPTIONS = {
 }
 
 WHOM = "session agent sender topic"
-SENDING = f"{WHOM} detach busy cwd key"
+SENDING = f"{WHOM} detach busy guest cwd key"
 LS_OPTIONS = "agent sender topic state limit all"
 WHICH = "Without an ID: the session of the agent, sender and topic; it is never made anew here."
 KEY_DETAILS = """\
@@ -104,11 +109,49 @@ With -S ID every message of that session is shown. crabctl log ID --from STEP go
 Exit code: 0 also when nothing is found."""
 
 SET_DETAILS = """\
-Keys: title, model, thinking (on or off), system_prompt, cwd. KEY= with nothing after it returns the key to
-the agent's or the daemon's default:
+Keys: title, model, thinking and auto_compact (on or off), system_prompt, cwd, and limits on all that the
+session uses: budget.tokens, budget.cost (in USD), budget.rounds (model calls) and budget.seconds (of runs).
+A run that comes to a limit is stopped, and the next is refused. KEY= with nothing after it returns the key to
+the agent's or the daemon's default, budget= all limits:
 
-  crabctl set title="Fix the tests" model=openai/gpt-5-mini
-  crabctl set crab_user_1 thinking="""
+  crabctl set title="Fix the tests" model=openai/gpt-5.4-mini
+  crabctl set crab_user_1 thinking= budget.cost=2.50"""
+
+USAGE_DETAILS = f"""\
+{WHICH}
+With --all: of all sessions together.
+
+--by shares it out, without an ID over all sessions; days are those of UTC. --agent, --sender and --topic
+choose among them. What deleted sessions have used is not counted.
+
+  crabctl usage --by day
+  crabctl usage --by model -a reviewer
+
+What a call costs is known if the server tells it, or the model's price is known; "> 1.20 USD" says that there
+were calls besides whose cost nobody knows, and "~" that some servers did not tell the tokens."""
+
+FORK_DETAILS = f"""\
+{WHICH}
+
+The copy has all that was said up to --at, or up to now, and the settings; no topic, no costs. It parts no
+call from its result, so it may end a little before that step. The original stays as it is.
+
+  crabctl fork crab_user_1 --at 42"""
+
+REWIND_DETAILS = f"""\
+{WHICH}
+
+Without --at the last message of a person is taken back, with all that followed; it is shown, so that it can
+be sent again in other words. The model sees nothing of it any more; the log keeps it. What a summary has
+replaced cannot be taken back: fork it."""
+
+TRUST_DETAILS = """\
+An agent is told what AGENTS.md and CRAB.md say: those beside config.toml, then those from the root down to
+the directory it works in. Files in directories may be a stranger's, so they are left out until you trust
+the directory, and again when they have changed. Without DIR: what is trusted.
+
+  crabctl trust .
+  crabctl trust . --forget"""
 
 ATTACH_DETAILS = """\
 Shows the reply so far and the rest as it comes, until the run ends; with no run going, the last reply.
@@ -201,8 +244,11 @@ COMMANDS = {
     ),
     "show": _of_session("reading:show", "", "tell everything about one session"),
     "log": _of_session("reading:log", "", "read the conversation", "limit from all follow", LOG_DETAILS),
-    "usage": _of_session("reading:usage", "", "tell what a session has used"),
+    "usage": _of_session("spending:usage", "", "tell what was used", "by all", USAGE_DETAILS),
     "compact": _repeatable("sessions:compact", "[INSTRUCTIONS…]", "replace old history by a summary"),
+    "queue": _of_session("editing:queue", "", "show the messages that wait for a busy session", "remove"),
+    "fork": _of_session("editing:fork", "", "copy a session, to go on another way", "at", FORK_DETAILS),
+    "rewind": _of_session("editing:rewind", "", "take the last messages back", "at", REWIND_DETAILS),
     "clear": _of_session("sessions:clear", "", "start over; the log keeps the old history"),
     "pause": _of_session("sessions:pause", "", "keep a session from starting runs"),
     "resume": _of_session("sessions:resume", "", "let a paused session start runs again"),
@@ -213,6 +259,7 @@ COMMANDS = {
     "import": Command(
         "porting:import_", "PATH…", "bring sessions in", "agent sender memory dry-run again", IMPORT_DETAILS
     ),
+    "trust": Command("trust:trust", "[DIR]", "trust a directory's instructions", "forget", TRUST_DETAILS),
     "agents": Command("registry:agents", "", "list the agents"),
     "models": Command("registry:models", "", "list the models"),
     "status": Command("daemon:status", "", "tell how the daemon is"),

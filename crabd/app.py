@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from crabd.config import Places, Settings, StoreName, read_settings
 from crabd.doctor import diagnose
 from crabd.errors import ConfigError, StoreError
 from crabd.log import configure_logging
+from crabd.messages import utc_now
+from crabd.providers.circuit import Trouble
 from crabd.providers.registry import Registry
 from crabd.rpc.envelope import encode_notification
 from crabd.rpc.framing import Bundle
@@ -38,6 +41,7 @@ from crabd.runtime.porting import Porting
 from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime
 from crabd.runtime.sessions import Sessions
+from crabd.runtime.trust import Trust
 from crabd.server.caller import Control
 from crabd.server.clients import Clients
 from crabd.server.listener import Listener, open_listener
@@ -95,7 +99,14 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
         recovered = await sessions.recover()
         async with trio.open_nursery() as runs:
             runtime = Runtime(
-                runs=runs, sessions=sessions, broker=broker, agents=agents, models=models, tools={}
+                runs=runs,
+                sessions=sessions,
+                broker=broker,
+                agents=agents,
+                models=models,
+                tools={},
+                trust=Trust(places.config, places.state),
+                titles=settings.titles,
             )
             porting = Porting(store, scratch, read_sources, write_page)
             daemon = Daemon(places, settings, runtime, store, models, manager, porting)
@@ -159,7 +170,7 @@ async def keep_catalogue(store: Store) -> None:
 @asynccontextmanager
 async def open_models(settings: Settings) -> AsyncGenerator[Registry]:
     """Find out which models there are to ask."""
-    models = Registry(settings.providers, settings.model, os.environ)
+    models = Registry(settings.providers, settings.model, os.environ, settings.models)
     try:
         await models.detect()
         yield models
@@ -272,10 +283,11 @@ class Daemon(Control):
         problems: list[str] = []
         try:
             settings = await trio.to_thread.run_sync(read_settings, self._places.config)
-            self._models.configure(settings.providers, settings.model)
+            self._models.configure(settings.providers, settings.model, settings.models)
             await self._models.detect()
             configure_logging(settings.log_level)
             self._settings = settings
+            self._runtime.titles = settings.titles
             if settings.store != self._store.name:
                 problems.append(f"store = {settings.store!r} takes effect at the next start: crabctl restart")
         except ConfigError as exc:
@@ -329,6 +341,7 @@ class Daemon(Control):
             clients=len(self._clients) if self._clients else 0,
             memory=resident_bytes(),
             model=api.DefaultModel(default.id, default.why),
+            model_servers=tuple(tell_trouble(trouble) for trouble in self._models.troubles()),
             store=api.StoreHealth(
                 self._store.name,
                 str(self._places.state),
@@ -341,6 +354,18 @@ class Daemon(Control):
     def _index_health(self) -> api.IndexHealth:
         index = self._runtime.sessions.index
         return api.IndexHealth(**structs.asdict(index.health())) if index else NO_INDEX
+
+
+def tell_trouble(trouble: Trouble) -> api.ServerTrouble:
+    """Tell a client what is wrong with a model server."""
+    until = utc_now() + timedelta(seconds=trouble.seconds) if trouble.state == "open" else None
+    return api.ServerTrouble(
+        server=trouble.server,
+        state=trouble.state,
+        failures=trouble.failures,
+        problem=trouble.problem,
+        until=until,
+    )
 
 
 def resident_bytes() -> int:

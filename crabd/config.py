@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from crabd.api.address import socket_path
 from crabd.errors import ConfigError
+from crabd.providers.facts import ModelFacts
 from crabd.providers.settings import ProviderSettings
 
 # systemd's default patience is 90 s and a person's is less; a model's answer mostly takes fewer than ten.
@@ -33,14 +34,17 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What ``config.toml`` may say. ``model`` is ``provider/model``; ``grace`` is in seconds.
 
-    ``store`` is read at the start alone.
+    ``models`` is what is known of models, by ``provider/model``; it comes before what crabd knows itself.
+    ``store`` is read at the start alone. With ``titles`` the model names sessions that have no title.
     """
 
     store: StoreName = "journal"
     model: str | None = None
     providers: dict[str, ProviderSettings] = {}
+    models: dict[str, ModelFacts] = {}
     grace: Annotated[float, Meta(ge=0, le=3600)] = GRACE_SECONDS
     retention: Retention = Retention()
+    titles: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

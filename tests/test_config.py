@@ -8,7 +8,7 @@ import pytest
 
 from crabd.config import Places, Settings, find_places, read_settings
 from crabd.errors import ConfigError
-from crabd.providers.settings import ProviderSettings
+from crabd.providers.settings import Deadlines, ProviderSettings
 
 VARIABLES = (
     "CRABD_CONFIG_DIR",
@@ -140,3 +140,21 @@ def test_the_store_is_one_of_two(tmp_path: Path) -> None:
         read_settings(tmp_path)
 
     assert stores == ["journal", "stepfiles"]
+
+
+def test_a_slow_server_may_be_given_more_time(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[providers.ollama.deadlines]\nfirst_byte = 900\n")
+
+    deadlines = read_settings(tmp_path).providers["ollama"].deadlines
+
+    assert deadlines == Deadlines(connect=10, first_byte=900, idle=90, total=3600)
+
+
+@pytest.mark.parametrize(
+    "line", ["idle = 0", "idle = -1", "total = 90000", 'connect = "soon"', "between = 3"]
+)
+def test_a_deadline_that_cannot_be_meant_is_refused_by_its_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "config.toml").write_text(f"[providers.ollama.deadlines]\n{line}\n")
+
+    with pytest.raises(ConfigError, match=line.partition(" ")[0]):
+        read_settings(tmp_path)

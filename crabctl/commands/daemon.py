@@ -7,7 +7,7 @@ import sys
 from crabctl import systemd
 from crabctl.client import NoDaemon, dial
 from crabctl.commands.target import is_asleep, note, reach, where
-from crabctl.render import as_json, duration, facts, harmless, number, plural
+from crabctl.render import as_json, duration, facts, harmless, local_time, number, plural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _details(told: dict[str, Any]) -> list[tuple[str, object]]:
         ("crabd", f"{told['version']}, pid {told['pid']}, up {duration(told['uptime'])}"),
         ("model", told["model"]["id"]),
         ("because", told["model"]["why"]),
+        ("trouble", "\n".join(_trouble(server) for server in told["model_servers"])),
         ("sessions", f"{number(told['sessions'])}, {told['live']} live"),
         ("runs", f"{told['runs']} going"),
         ("clients", told["clients"]),
@@ -146,6 +147,16 @@ def _details(told: dict[str, Any]) -> list[tuple[str, object]]:
         ("search", _search(told["index"])),
         ("problems", "\n".join([*told["store"]["problems"], *told["problems"]])),
     ]
+
+
+def _trouble(server: dict[str, Any]) -> str:
+    """Tell what is wrong with a model server, and whether it is asked all the same."""
+    until = server["until"]
+    asked = f"left alone until {local_time(until)}" if until else "asked all the same"
+    if server["state"] == "half_open":
+        asked = "being tried"
+    times = plural(server["failures"], "failure")
+    return f"{server['server']}: {times} in a row, {asked}; {server['problem']}"
 
 
 def _search(index: dict[str, Any]) -> str:

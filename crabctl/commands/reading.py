@@ -1,17 +1,17 @@
-"""Commands that read sessions and change nothing: ``ls``, ``show``, ``log``, ``usage``."""
+"""Commands that read sessions and change nothing: ``ls``, ``show``, ``log``."""
 
 from __future__ import annotations
 
 import sys
 
 from crabctl.arguments import UsageError
+from crabctl.commands.spending import limits, spent
 from crabctl.commands.target import find, named, note, reach
 from crabctl.conversation import MAX_PAGE, history, written
 from crabctl.render import (
     ago,
     as_json,
     columns,
-    duration,
     facts,
     local_time,
     number,
@@ -81,15 +81,6 @@ def log(args: Args) -> int:
     return 0
 
 
-def usage(args: Args) -> int:
-    """Tell what a session has used."""
-    name = named(args)
-    with reach(args) as link:
-        used = link.call("session/usage", {"session": find(link, args, name)})
-    print(as_json(used) if args.has("json") else facts([("session", used["session"]), *_spent(used)]))
-    return 0
-
-
 def _list(link: Link, filters: dict[str, Any], wanted: int) -> dict[str, Any]:
     """Gather pages until there are ``wanted`` sessions, or no more."""
     sessions: list[Any] = []
@@ -118,7 +109,12 @@ def _row(info: dict[str, Any]) -> list[str]:
 def _details(snapshot: dict[str, Any]) -> list[tuple[str, object]]:
     info, run = snapshot["info"], snapshot["run"]
     state = info["state"] + (", the active session of its agent and sender" if info["active"] else "")
-    used = {"usage": info["usage"], "runs": None, "active_seconds": info["active_seconds"]}
+    used = {
+        "session": info["id"],
+        "usage": info["usage"],
+        "runs": None,
+        "active_seconds": info["active_seconds"],
+    }
     return [
         ("session", info["id"]),
         ("title", info["title"]),
@@ -132,33 +128,13 @@ def _details(snapshot: dict[str, Any]) -> list[tuple[str, object]]:
         ("agent", info["agent"]),
         ("sender", info["sender"]),
         ("parent", info["parent"]),
+        ("copy of", info.get("forked_from")),
         ("model", info["model"] or "the default"),
         ("directory", info["cwd"]),
         ("stored", "no: it is ephemeral" if info["ephemeral"] else f"{plural(info['steps'], 'step')}"),
         ("messages", number(info["message_count"])),
-        *_spent(used),
+        *spent(used),
+        *limits(snapshot.get("budget")),
         ("created", local_time(info["created_at"])),
         ("last run", info["last_run_at"] and local_time(info["last_run_at"])),
-    ]
-
-
-def _spent(used: dict[str, Any]) -> list[tuple[str, object]]:
-    usage, total = used["usage"], used["usage"]["total"]
-    window = usage["context_window"]
-    cached = total["cache_read_tokens"]
-    cost = total["cost"]
-    return [
-        ("runs", used["runs"]),
-        (
-            "context",
-            number(usage["context_tokens"]) + (f" of {number(window)} tokens" if window else " tokens"),
-        ),
-        ("model calls", number(usage["calls"])),
-        (
-            "tokens in",
-            number(total["input_tokens"]) + (f", {number(cached)} from the cache" if cached else ""),
-        ),
-        ("tokens out", number(total["output_tokens"])),
-        ("cost", None if cost is None else f"{cost:.4f} USD"),
-        ("worked for", duration(used["active_seconds"])),
     ]

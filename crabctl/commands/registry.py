@@ -40,19 +40,22 @@ def models(args: Args) -> int:
     if args.has("json"):
         print(as_json(found))
         return 0
-    header = ["MODEL", "CONTEXT", ""]
+    header = ["MODEL", "CONTEXT", "$/M IN", "$/M OUT", ""]
     rows = [
-        [
-            model["id"],
-            number(model["context_window"]) if model["context_window"] else "unknown",
-            "default" if model["default"] else "",
-        ]
+        [model["id"], *_size_and_prices(model), "default" if model["default"] else ""]
         for model in found["models"]
     ]
     print(table(header, rows, width=columns(sys.stdout), elastic=0))
     note(harmless(f"the default is {found['default']['id']}: {found['default']['why']}"))
     _tell_problems(found)
     return 0
+
+
+def _size_and_prices(model: dict[str, Any]) -> list[str]:
+    """Write what is known, and say of the rest that it is not."""
+    window, prices = model["context_window"], model["prices"]
+    told = [f"{prices[which]:g}" for which in ("input", "output")] if prices else ["unknown", "unknown"]
+    return [number(window) if window else "unknown", *told]
 
 
 def call(args: Args) -> int:

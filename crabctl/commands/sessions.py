@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from crabctl.client import Link
 
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
-SETTINGS = ("title", "model", "thinking", "system_prompt", "cwd")
+LIMITS = ("tokens", "cost", "rounds", "seconds")
+SETTINGS = (
+    *("title", "model", "thinking", "system_prompt", "cwd", "auto_compact", "budget"),
+    *(f"budget.{name}" for name in LIMITS),
+)
 
 
 def cancel(args: Args) -> int:
@@ -68,7 +72,8 @@ def configure(args: Args) -> int:
     if not args.words:
         raise UsageError(f"nothing to set: give KEY=VALUE; the keys are {', '.join(SETTINGS)}")
     changes = dict(_setting(word) for word in args.words)
-    return _on(args, name, "session/configure", lambda name, _: f"{name}: set {', '.join(changes)}", changes)
+    told = ", ".join(changes)
+    return _on(args, name, "session/configure", lambda name, _: f"{name}: set {told}", _nested(changes))
 
 
 def rm(args: Args) -> int:
@@ -121,11 +126,31 @@ def _setting(word: str) -> tuple[str, object]:
         return key, value
     if not value:
         return key, None
-    if key == "thinking":
+    if key.startswith("budget"):
+        return key, _limit(key, value)
+    if key in ("thinking", "auto_compact"):
         if value not in SWITCH:
-            raise UsageError(f"thinking={value}: say on or off")
+            raise UsageError(f"{key}={value}: say on or off")
         return key, SWITCH[value]
     return key, os.path.abspath(value) if key == "cwd" else value  # noqa: PTH100  # pathlib costs a tenth of the start-up
+
+
+def _limit(key: str, value: str) -> float:
+    try:
+        amount = float(value.replace("_", ""))
+    except ValueError:
+        amount = 0.0
+    if key == "budget" or not 0 < amount < float("inf"):
+        names = ", ".join(f"budget.{name}" for name in LIMITS)
+        raise UsageError(f"{key}={value}: give one of {names} a number above 0")
+    return amount if amount % 1 else int(amount)
+
+
+def _nested(changes: dict[str, object]) -> dict[str, object]:
+    """Put the limits of a budget into one object."""
+    plain = {key: value for key, value in changes.items() if not key.startswith("budget.")}
+    limits = {key.removeprefix("budget."): value for key, value in changes.items() if key not in plain}
+    return plain | {"budget": limits} if limits else plain
 
 
 def _look_up(link: Link, session: str, *, is_repeatable: bool) -> dict[str, Any] | None:

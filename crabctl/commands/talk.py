@@ -158,6 +158,9 @@ def _introduce(link: Link, session: dict[str, Any]) -> None:
 
 def _message(args: Args) -> dict[str, Any]:
     params: dict[str, Any] = {"content": _text(args.words)}
+    guest = args.get("guest")
+    if guest is not None:
+        params["guest"] = guest
     busy = args.get("busy")
     if busy is not None:
         if busy not in BUSY:

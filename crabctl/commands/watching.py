@@ -78,7 +78,7 @@ def _mark_run(screen: Screen, event: dict[str, Any]) -> None:
     """Show where a run begins and, if it did not end by itself, how it ended."""
     if event["type"] == "run_started":
         message = {"role": "user", "content": event["content"]}
-        print(written({"at": event["at"], "message": message}), flush=True)
+        print(written({"at": event["at"], "step": event["step"], "message": message}), flush=True)
     elif event["type"] == "run_ended":
         _, problem = ending(event["stop_reason"], event.get("error"))
         if problem:

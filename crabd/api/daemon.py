@@ -67,8 +67,25 @@ class DefaultModel(Struct, frozen=True):
     why: str
 
 
+class ServerTrouble(Struct, frozen=True, kw_only=True):
+    """A model server that has failed since it answered last, with what ``problem``.
+
+    After too many ``failures`` in a row it is ``open``: not asked before ``until``, then ``half_open``: asked
+    by one request, which decides for the others. ``until`` is null while it is asked as always.
+    """
+
+    server: str
+    state: Literal["closed", "open", "half_open"]
+    failures: int
+    problem: str
+    until: datetime | None
+
+
 class DaemonStatus(Struct, frozen=True, kw_only=True):
-    """``memory`` is the resident set in bytes; ``problems`` are configuration files that were left out."""
+    """``memory`` is the resident set in bytes; ``problems`` are configuration files that were left out.
+
+    ``model_servers`` are those alone that something is wrong with.
+    """
 
     version: str
     protocol: int
@@ -83,6 +100,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     clients: int
     memory: int
     model: DefaultModel
+    model_servers: tuple[ServerTrouble, ...]
     store: StoreHealth
     index: IndexHealth
     problems: tuple[str, ...]
@@ -168,12 +186,16 @@ class ShutdownStarted(Struct, frozen=True):
 
 
 class AgentInfo(Struct, frozen=True, kw_only=True):
-    """``model`` null is the default one, ``tools`` null is all; ``source`` is a file or ``built-in``."""
+    """``model`` null is the default one, ``tools`` null is all; ``source`` is a file or ``built-in``.
+
+    ``fallbacks`` are the models that are asked, in order, when ``model`` gives no answer.
+    """
 
     name: str
     description: str
     model: str | None
     tools: tuple[str, ...] | None
+    fallbacks: tuple[str, ...]
     max_rounds: int
     source: str
 
@@ -183,13 +205,24 @@ class AgentList(Struct, frozen=True):
     problems: tuple[str, ...]
 
 
+class ModelPrices(Struct, frozen=True, kw_only=True):
+    """In US dollars for a million tokens; null is the price of other input."""
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
 class ModelEntry(Struct, frozen=True, kw_only=True):
-    """``context_window`` is in tokens, null when unknown."""
+    """``context_window`` and ``max_output`` are in tokens. What is null is unknown."""
 
     id: str
     provider: str
     context_window: int | None
     default: bool
+    max_output: int | None = None
+    prices: ModelPrices | None = None
 
 
 class ModelList(Struct, frozen=True):

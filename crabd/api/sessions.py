@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from crabd.events import ErrorInfo, SessionInfo, SessionState, SessionUsage, Snapshot
+from crabd.events import BudgetState, ErrorInfo, SessionInfo, SessionState, SessionUsage, Snapshot
 from crabd.messages import SESSION_ID_PATTERN, Message, StopReason, Usage, UserBlock
 
 SessionId: TypeAlias = Annotated[
@@ -60,12 +60,14 @@ class GotOrCreated(SessionInfo, frozen=True, kw_only=True):
 class Send(OfSession, frozen=True):
     """With ``wait`` the answer comes when the run has ended, and with ``events`` its events before it.
 
-    Repeated with its key it attaches to the run of the first, or gets that run's result.
+    With a ``guest`` that agent answers in place of the session's own, once and without tools. Repeated with
+    its key it attaches to the run of the first, or gets that run's result.
     """
 
     content: Content
     request_key: RequestKey | None = None
     when_busy: Literal["queue", "steer", "reject"] = "queue"
+    guest: Name | None = None
     tool_choice: Name = "auto"
     wait: bool = True
     events: bool = True
@@ -277,18 +279,70 @@ class Unsubscribed(Struct, frozen=True):
     unsubscribed: bool
 
 
+class BudgetChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits on all that a session uses: input and output tokens, US dollars, model calls, seconds of runs.
+
+    One left out stays as it is; null returns it to the agent's. A call whose price is unknown costs nothing.
+    """
+
+    tokens: Annotated[int, Meta(ge=1)] | None | UnsetType = UNSET
+    cost: Annotated[float, Meta(gt=0)] | None | UnsetType = UNSET
+    rounds: Annotated[int, Meta(ge=1)] | None | UnsetType = UNSET
+    seconds: Annotated[float, Meta(gt=0)] | None | UnsetType = UNSET
+
+
 class Configure(OfSession, frozen=True):
-    """A field left out stays as it is; null returns it to the agent's or the daemon's default."""
+    """A field left out stays as it is; null returns it to the agent's or the daemon's default.
+
+    ``auto_compact`` false keeps a long history as it is until it is compacted on request, or does not fit.
+    """
 
     title: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     model: Name | None | UnsetType = UNSET
     thinking: bool | None | UnsetType = UNSET
     system_prompt: str | None | UnsetType = UNSET
     cwd: AbsolutePath | None | UnsetType = UNSET
+    auto_compact: bool | None | UnsetType = UNSET
+    budget: BudgetChange | None | UnsetType = UNSET
+
+
+class UsageOf(Params, frozen=True):
+    """Of one ``session``, or of all that are stored and that the other fields name; ``by`` shares it out."""
+
+    session: SessionId | None = None
+    agent: Name | None = None
+    sender: Name | None = None
+    topic: Name | None = None
+    by: Literal["agent", "day", "model"] | None = None
+
+
+class UsageShare(Struct, frozen=True, kw_only=True):
+    """What was used under one ``key``: an agent, a day (UTC, as 2026-01-31) or a model.
+
+    The cost of ``unpriced`` calls is unknown and not in that of ``usage``; the tokens of ``estimated`` ones
+    were not told. ``duration_ms`` is the time that models took.
+    """
+
+    key: str
+    sessions: int
+    calls: int
+    usage: Usage
+    unpriced: int
+    estimated: int
+    duration_ms: int
 
 
 class UsageResult(Struct, frozen=True):
-    session: str
+    """``session`` is null where it is of several; then there is no context, which is that of one session.
+
+    ``budget`` is null when nothing limits the session. Days come in their order, other shares the dearest
+    first.
+    """
+
+    session: str | None
     usage: SessionUsage
     runs: int
     active_seconds: float
+    sessions: int
+    shares: tuple[UsageShare, ...]
+    budget: BudgetState | None = None

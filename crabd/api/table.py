@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from crabd.api import daemon as d
+from crabd.api import editing as e
 from crabd.api import porting as p
 from crabd.api import sessions as s
+from crabd.api import trust as t
 from crabd.events import SessionInfo, Snapshot
 from crabd.rpc.methods import Method, MethodTable
 
@@ -32,11 +34,18 @@ METHODS = MethodTable(
         Method("session/unsubscribe", s.Unsubscribe, s.Unsubscribed, "Stop the events of a session, or of all."),
         Method("session/pause", s.OfSession, SessionInfo, "Keep the session from starting runs, also after a restart."),
         Method("session/resume", s.OfSession, SessionInfo, "Let a paused session start runs again."),
-        Method("session/configure", s.Configure, SessionInfo, "Change a session's title, model, prompt or directory."),
-        Method("session/usage", s.OfSession, s.UsageResult, "Tell what a session has used."),
+        Method("session/configure", s.Configure, SessionInfo, "Change a session's title, model, prompt, directory or budget."),
+        Method("session/usage", s.UsageOf, s.UsageResult, "Tell what a session has used, or all have: by agent, day or model."),
         Method("session/clear", s.OfSession, SessionInfo, "Start over with an empty history; the log keeps the old one."),
+        Method("session/fork", e.Fork, e.Forked, "Copy a session up to a step, between rounds, to go on another way."),
+        Method("session/rewind", e.Rewind, e.Rewound, "Take the last messages back; the log keeps them."),
+        Method("queue/list", s.OfSession, e.Queue, "List the messages that wait for a busy session."),
+        Method("queue/remove", e.Remove, e.Removed, "Take a message that waits out of the queue."),
         Method("session/export", p.Export, p.ExportPage, "Write a session as lines of JSON that import back."),
         Method("session/import", p.Import, p.Imported, "Bring sessions in from files: exports of ours, and crabtalk's."),
+        Method("trust/list", d.NoParams, t.TrustedFiles, "List the instructions files in directories that are trusted."),
+        Method("trust/add", t.Directory, t.TrustedFiles, "Trust the instructions files of a directory as they are now."),
+        Method("trust/remove", t.Directory, t.TrustedFiles, "Trust the instructions files in a directory no more."),
         Method("agent/list", d.NoParams, d.AgentList, "List the agents."),
         Method("model/list", d.NoParams, d.ModelList, "List the models that the configured servers have."),
         Method("daemon/ping", d.NoParams, d.Pong, "Ask whether anybody is there."),

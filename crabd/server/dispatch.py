@@ -12,7 +12,7 @@ from crabd.api.table import METHODS
 from crabd.errors import METHOD_NOT_FOUND, CrabdError
 from crabd.rpc.envelope import RpcError
 from crabd.server.caller import Caller
-from crabd.server.handlers import daemon, finding, porting, sessions, subscriptions
+from crabd.server.handlers import daemon, editing, finding, porting, sessions, subscriptions, trust, usage
 
 HANDLERS: dict[str, Any] = {
     "initialize": daemon.initialize,
@@ -34,10 +34,17 @@ HANDLERS: dict[str, Any] = {
     "session/pause": sessions.pause,
     "session/resume": sessions.resume,
     "session/configure": sessions.configure,
-    "session/usage": sessions.usage,
+    "session/usage": usage.usage,
     "session/clear": sessions.clear,
+    "session/fork": editing.fork,
+    "session/rewind": editing.rewind,
+    "queue/list": editing.list_queue,
+    "queue/remove": editing.remove_queued,
     "session/export": porting.export,
     "session/import": porting.import_,
+    "trust/list": trust.list_trusted,
+    "trust/add": trust.add,
+    "trust/remove": trust.remove,
     "agent/list": daemon.list_agents,
     "model/list": daemon.list_models,
     "daemon/ping": daemon.ping,

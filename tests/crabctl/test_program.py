@@ -15,19 +15,15 @@ from tests.crabctl.program import PATIENCE, at_terminal, crabctl, home
 from tests.crabctl.small_daemon import Failure, Handler, Peer, SmallDaemon, always, small_daemon
 
 SESSION = "crab_user_1"
-USAGE = {
-    "context_tokens": 1200,
-    "context_window": 8192,
-    "calls": 2,
-    "total": {
-        "input_tokens": 2400,
-        "output_tokens": 30,
-        "cache_read_tokens": 0,
-        "cache_write_tokens": 0,
-        "reasoning_tokens": 0,
-        "cost": None,
-    },
+USAGE_TOTAL = {
+    "input_tokens": 2400,
+    "output_tokens": 30,
+    "cache_read_tokens": 0,
+    "cache_write_tokens": 0,
+    "reasoning_tokens": 0,
+    "cost": None,
 }
+USAGE = {"context_tokens": 1200, "context_window": 8192, "calls": 2, "total": USAGE_TOTAL}
 INFO = {
     "id": SESSION,
     "agent": "crab",
@@ -54,7 +50,7 @@ RESULT = {
     "run": "r1",
     "stop_reason": "end_turn",
     "text": "It is \x1b[1mfine\x1b[0m.",
-    "usage": USAGE["total"],
+    "usage": USAGE_TOTAL,
     "persisted": True,
     "first_seq": 1,
     "last_seq": 4,
@@ -355,8 +351,8 @@ def test_a_followed_log_goes_from_the_past_to_the_events_without_a_repetition(tm
 
     assert done.returncode == 0
     assert done.stdout == (
-        "── user  2026-01-01 00:00:00\nhi\n\none two\nthe run was cancelled\n"
-        "── user  2026-01-01 00:00:00\nmore\n\nthe session was deleted\n"
+        "── user  2026-01-01 00:00:00  #9\nhi\n\none two\nthe run was cancelled\n"
+        "── user  2026-01-01 00:00:00  #11\nmore\n\nthe session was deleted\n"
     )
 
 
@@ -399,8 +395,8 @@ def test_the_log_is_readable_and_harmless(tmp_path: Path) -> None:
 
         assert daemon.asked_for("session/history") == [{"session": SESSION, "limit": 3}]
     assert done.stdout == (
-        "── user  2026-01-01 00:00:00\nhi\n\n"
-        "── assistant  2026-01-01 00:00:00\n\\x07ok\n  → shell {}\n\n"
+        "── user  2026-01-01 00:00:00  #1\nhi\n\n"
+        "── assistant  2026-01-01 00:00:00  #1\n\\x07ok\n  → shell {}\n\n"
         "  ← shell: ok\n  a\n  b\n\n"
     )
 
@@ -437,6 +433,84 @@ def test_settings_are_given_as_key_and_value(tmp_path: Path) -> None:
             {"session": SESSION, "title": "a = b", "thinking": True, "model": None}
         ]
     assert done.returncode == 0
+
+
+def test_limits_of_a_budget_are_set_one_by_one(tmp_path: Path) -> None:
+    with small_daemon(tmp_path, session__configure=always(INFO)) as daemon:
+        env = environment(daemon, tmp_path)
+        done = crabctl("set", SESSION, "budget.cost=2.5", "budget.tokens=1_000", "budget.rounds=", env=env)
+        crabctl("set", SESSION, "budget=", env=env)
+        wrong = [
+            crabctl("set", SESSION, word, env=env) for word in ("budget.cost=-1", "budget=5", "budget.x=1")
+        ]
+
+        assert daemon.asked_for("session/configure") == [
+            {"session": SESSION, "budget": {"cost": 2.5, "tokens": 1000, "rounds": None}},
+            {"session": SESSION, "budget": None},
+        ]
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{SESSION}: set budget.cost, budget.tokens, budget.rounds\n",
+    )
+    assert [each.returncode for each in wrong] == [2, 2, 2]
+
+
+def test_usage_of_a_session_tells_what_is_not_known_and_what_is_left(tmp_path: Path) -> None:
+    limits = {
+        "limits": {"tokens": 2000, "cost": 2.5},
+        "tokens": 1250,
+        "cost": None,
+        "rounds": 2,
+        "seconds": 3.0,
+        "unpriced": 2,
+    }
+    usage = USAGE | {"unpriced": 1, "estimated": 1}
+    used: dict[str, Any] = {
+        "session": SESSION,
+        "usage": usage,
+        "runs": 2,
+        "active_seconds": 3.0,
+        "sessions": 1,
+        "shares": [],
+        "budget": limits,
+    }
+    with small_daemon(tmp_path, session__usage=always(used)) as daemon:
+        done = crabctl("usage", SESSION, env=environment(daemon, tmp_path))
+
+        assert daemon.asked_for("session/usage") == [{"session": SESSION}]
+    assert "the tokens of 1 call: nobody told them" in done.stdout
+    assert "budget       tokens: 1 250 of 2 000\n" in done.stdout
+    assert "cost: unknown of 2.5000 USD\n" in done.stdout
+    assert "the 2 calls of unknown price" in done.stdout
+
+
+def test_usage_of_all_sessions_is_shared_out_with_a_line_for_all(tmp_path: Path) -> None:
+    total: dict[str, Any] = {**USAGE_TOTAL}
+    shares = [
+        {"key": "m/a", "usage": total | {"cost": 0.5}, "calls": 3, "unpriced": 1, "estimated": 0},
+        {"key": "m/b", "usage": total, "calls": 1, "unpriced": 1, "estimated": 1},
+    ]
+    used: dict[str, Any] = {
+        "session": None,
+        "usage": USAGE | {"total": total | {"cost": 0.5}, "unpriced": 2, "estimated": 1},
+        "runs": 2,
+        "active_seconds": 3.0,
+        "sessions": 2,
+        "shares": [share | {"sessions": 2, "duration_ms": 9} for share in shares],
+    }
+    with small_daemon(tmp_path, session__usage=always(used)) as daemon:
+        env = environment(daemon, tmp_path)
+        done = crabctl("usage", "--by", "model", "-a", "crab", env=env)
+        wrong = crabctl("usage", "--by", "week", env=env)
+
+        assert daemon.asked_for("session/usage") == [{"agent": "crab", "by": "model"}]
+    header, dear, unknown, all_ = done.stdout.splitlines()
+    assert header.split()[0] == "MODEL"
+    assert dear.endswith("> 0.5000 USD")
+    assert (unknown.split()[0], unknown.endswith("unknown")) == ("m/b", True)
+    assert all_.split()[:2] == ["all", "2"]
+    assert "the tokens are estimated" in done.stderr
+    assert wrong.returncode == 2
 
 
 @pytest.mark.parametrize(("typed", "is_removed"), [("y\n", True), ("\n", False)])

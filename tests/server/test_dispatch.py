@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from inspect import isawaitable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from crabd.runtime.porting import Porting
 from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime
 from crabd.runtime.sessions import Sessions
+from crabd.runtime.trust import Trust
 from crabd.server.caller import Caller, Control
 from crabd.server.dispatch import answer, to_rpc_error
 from crabd.store.inmemory import InMemoryStore
@@ -131,6 +133,7 @@ async def open_desk(*replies: Sequence[Part]) -> AsyncGenerator[Desk]:
             agents=Agents({"crab": DEFAULT_AGENT}),
             models=ScriptedModels(ScriptedProvider(*replies)),
             tools={},
+            trust=Trust(Path("/nonexistent"), Path("/nonexistent")),
         )
         yield Desk(runtime, runs)
         runs.cancel_scope.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from crabd import __version__
 from crabd.api import daemon as api
 from crabd.api.openrpc import describe_api
@@ -73,6 +75,7 @@ def _describe(agent: Agent) -> api.AgentInfo:
         model=agent.options.model,
         tools=agent.options.tools,
         max_rounds=agent.options.max_rounds,
+        fallbacks=agent.options.fallbacks,
         source=agent.source,
     )
 
@@ -85,6 +88,8 @@ async def list_models(caller: Caller, params: api.NoParams) -> api.ModelList:
             id=model.id,
             provider=model.provider,
             context_window=model.context_window,
+            max_output=model.max_output,
+            prices=api.ModelPrices(**structs.asdict(model.prices)) if model.prices else None,
             default=model.id == default.id,
         )
         for model in models

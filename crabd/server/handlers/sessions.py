@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 import trio
-from msgspec import structs
+from msgspec import UNSET, UnsetType, structs
 
 from crabd.api import sessions as api
 from crabd.errors import NoRun, StoreError
-from crabd.events import SessionInfo, Snapshot
+from crabd.events import Budget, SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.history import Page, StoredMessage, Wanted, find_page
 from crabd.runtime.router import Identity
@@ -83,6 +83,7 @@ def _send(caller: Caller, session: Session, params: api.Send) -> Awaitable[api.R
         request_key=params.request_key,
         when_busy=params.when_busy,
         tool_choice=params.tool_choice,
+        guest=params.guest or "",
         on_ticket=follow,
     )
     return _finish_send(caller, session, admission, params)
@@ -159,7 +160,7 @@ async def delete(caller: Caller, params: api.Delete) -> api.Deleted:
 
 
 def get(caller: Caller, params: api.OfSession) -> Snapshot:
-    return caller.runtime.sessions.snapshot(params.session)
+    return caller.runtime.snapshot(params.session)
 
 
 def history(caller: Caller, params: api.History) -> api.HistoryPage | Awaitable[api.HistoryPage]:
@@ -206,13 +207,17 @@ async def configure(caller: Caller, params: api.Configure) -> SessionInfo:
         thinking=params.thinking,
         system_prompt=params.system_prompt,
         cwd=params.cwd,
+        budget=_change(session.meta.budget, params.budget),
+        auto_compact=params.auto_compact,
     )
     return caller.runtime.sessions.info(session)
 
 
-def usage(caller: Caller, params: api.OfSession) -> api.UsageResult:
-    meta = caller.runtime.sessions.meta(params.session)
-    return api.UsageResult(meta.id, meta.usage, meta.runs, meta.active_seconds)
+def _change(budget: Budget, change: api.BudgetChange | None | UnsetType) -> Budget | UnsetType:
+    if change is None or change is UNSET:
+        return Budget() if change is None else UNSET
+    limits = structs.asdict(change).items()
+    return structs.replace(budget, **{name: limit for name, limit in limits if limit is not UNSET})
 
 
 async def clear(caller: Caller, params: api.OfSession) -> SessionInfo:

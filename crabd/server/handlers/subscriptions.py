@@ -20,7 +20,7 @@ def subscribe(caller: Caller, params: api.Subscribe) -> object:
             0,
             "complete",
         )
-    snapshot = caller.runtime.sessions.snapshot(session)
+    snapshot = caller.runtime.snapshot(session)
     topic = broker.topic(session)
     topic.subscribe(caller.subscriber)
     if params.after is None:

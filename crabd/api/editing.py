@@ -1,0 +1,61 @@
+"""Parameters and results of what changes a session's course: its queue, going back, going another way."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from crabd.api.sessions import OfSession
+from crabd.events import QueuedMessage, SessionInfo
+
+StepNumber = Annotated[int, Meta(ge=1)]
+
+
+class Queue(Struct, frozen=True):
+    """The messages that wait for a busy or paused session, the next one first."""
+
+    session: str
+    messages: tuple[QueuedMessage, ...]
+
+
+class Remove(OfSession, frozen=True):
+    """``run`` is what the message was told its run would be."""
+
+    run: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Removed(Struct, frozen=True):
+    removed: str
+
+
+class Fork(OfSession, frozen=True):
+    """``at`` is the last step to copy; between rounds, so it may be an earlier one that is.
+
+    Without it all that is complete is copied. The copy has no topic, and has used nothing.
+    """
+
+    at: StepNumber | None = None
+
+
+class Forked(SessionInfo, frozen=True, kw_only=True):
+    """The new session, and up to which ``at`` it is a copy."""
+
+    at: int
+
+
+class Rewind(OfSession, frozen=True):
+    """``step`` is the last one that the model still sees, or an earlier one where that parts a round.
+
+    Without it the last message of a person is taken back, with all that followed.
+    """
+
+    step: StepNumber | None = None
+
+
+class Rewound(Struct, frozen=True):
+    """``messages`` is how many were taken back; ``text`` is what a person had said in the first of these."""
+
+    step: int
+    messages: int
+    text: str
