@@ -45,7 +45,7 @@ class Home:
 
     def use_model_server(self, base_url: str) -> None:
         """Have the daemon ask a model server of the test's."""
-        self.configure(f'model = "test/m"\n[providers.test]\nbase_url = "{base_url}"\n')
+        self.configure(f'model = "test/m"\ntitles = false\n[providers.test]\nbase_url = "{base_url}"\n')
 
 
 class WireError(Exception):

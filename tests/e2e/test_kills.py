@@ -171,7 +171,8 @@ def read_complaints(log: Path) -> list[Any]:
 async def campaign(home: Home, models: ModelServer, store: str, rng: Random, kills: int) -> World:
     """Kill daemon after daemon on one store, and hold what clients have seen against what they left there."""
     home.configure(
-        f'model = "offline/echo"\nstore = "{store}"\n[providers.test]\nbase_url = "{models.base_url}"\n'
+        f'model = "offline/echo"\nstore = "{store}"\ntitles = false\n'
+        f'[providers.test]\nbase_url = "{models.base_url}"\n'
     )
     fate = Fate(rng)
     world = World(fate.watch)

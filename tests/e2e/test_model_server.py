@@ -13,7 +13,7 @@ import trio
 from msgspec import structs
 
 from tests.e2e.daemon import PATIENCE, Client, Daemon, Home, start_daemon
-from tests.model_server import Gate, ModelServer, Seen, says
+from tests.model_server import Gate, ModelServer, Seen, Think, says
 
 
 async def crabctl(home: Home, *words: str) -> subprocess.CompletedProcess[bytes]:
@@ -127,7 +127,8 @@ async def test_a_compacted_session_is_closed_and_goes_on_after_a_restart(
 ) -> None:
     home.use_model_server(models.base_url)
     big = (1000, 50)
-    replies = [structs.replace(says(word), usage=big) for word in ("one", "two", "They counted.", "three")]
+    words = ("one" + " and so on" * 30, "two", "They counted.", "three")
+    replies = [structs.replace(says(word), usage=big) for word in words]
     await models.script(*replies)
     async with start_daemon(home) as daemon:
         client, session = await begin(daemon)
@@ -159,7 +160,7 @@ async def test_a_compacted_session_is_closed_and_goes_on_after_a_restart(
         assert result["text"] == "three"
         assert [entry["message"]["content"][0]["text"] for entry in history] == [
             "first",
-            "one",
+            words[0],
             "second",
             "two",
             "third",
@@ -327,3 +328,77 @@ async def test_the_partial_answer_of_a_killed_run_is_there_and_marked(
             ("assistant", "half an answer"),
             ("user", "again"),
         ]
+
+
+@pytest.mark.parametrize("kind", ["openai", "openai-responses", "anthropic"])
+async def test_every_dialect_answers_through_the_daemon_and_what_it_cost_is_told(
+    home: Home, models: ModelServer, kind: str
+) -> None:
+    home.configure(
+        'model = "here/m"\ntitles = false\n'
+        f'[providers.here]\nkind = "{kind}"\nbase_url = "{models.base_url}"\n'
+        '[models."here/m"]\ncontext_window = 1000\nprices = { input = 1000, output = 2000 }\n'
+    )
+    await models.script(says(Think("hm"), "Hello"), says("again"))
+    async with start_daemon(home) as daemon:
+        client, session = await begin(daemon)
+
+        first = await client.call("session/send", session=session, content="Hi")
+        second = await client.call("session/send", session=session, content="And?")
+
+        told = await client.call("session/usage", session=session)
+        assert (first["text"], second["text"]) == ("Hello", "again")
+        assert first["usage"]["cost"] == pytest.approx(0.007 + 0.010)
+        assert told["usage"]["context_window"] == 1000
+        body = json.dumps((await models.requests(wait=2))[1].body)
+        assert ("hm" in body) is (kind != "openai")
+
+
+async def test_a_fallback_answers_and_is_named(home: Home, models: ModelServer) -> None:
+    home.configure(
+        '[providers.gone]\nbase_url = "http://127.0.0.1:9/v1"\n'
+        f'[providers.here]\nkind = "anthropic"\nbase_url = "{models.base_url}"\n'
+    )
+    agents = home.config / "agents"
+    agents.mkdir(parents=True, exist_ok=True)
+    (agents / "crab.md").write_text("---\nmodel: gone/a\nfallbacks: [here/b]\n---\nBe brief.")
+    async with start_daemon(home) as daemon:
+        client, session = await begin(daemon)
+
+        result = await client.call("session/send", session=session, content="Hi")
+
+        history = await client.call("session/history", session=session)
+        assert result["text"] == "Hi"
+        assert [m["message"].get("model") for m in history["messages"]] == [None, "here/b"]
+
+
+async def test_models_are_told_with_what_is_known_and_what_is_not(home: Home, models: ModelServer) -> None:
+    home.configure(
+        f'[providers.here]\nbase_url = "{models.base_url}"\n'
+        '[models."here/b"]\nprices = { input = 1, output = 2.5 }\n'
+    )
+    await models.set_models({"id": "a", "max_model_len": 4096}, {"id": "b"})
+    async with start_daemon(home):
+        listed = await crabctl(home, "models")
+
+    rows = [line.split() for line in listed.stdout.decode().splitlines()]
+    assert ["here/a", "4", "096", "unknown", "unknown"] in rows
+    assert ["here/b", "unknown", "1", "2.5"] in rows
+
+
+async def test_a_session_is_named_by_its_model_and_the_name_is_listed(
+    home: Home, models: ModelServer
+) -> None:
+    home.configure(f'model = "test/m"\n[providers.test]\nbase_url = "{models.base_url}"\n')
+    await models.script(says("Crabs are decapods."), says('"About Crabs."'))
+    async with start_daemon(home) as daemon:
+        client, session = await begin(daemon)
+        await client.call("session/subscribe", session=session)
+
+        await client.call("session/send", session=session, content="What are crabs?", events=False)
+        named = await client.event("title_changed")
+        (listed,) = (await client.call("session/list"))["sessions"]
+
+        assert named["title"] == listed["title"] == "About Crabs"
+        assert listed["usage"]["calls"] == 2
+        assert len(await models.requests()) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import stat
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -38,6 +38,7 @@ VALID: dict[str, object] = {
     "content": "hello",
     "path": "/nowhere",
     "query": "word",
+    "run": "r1",
     "session": "crab_user_1",
 }
 
@@ -77,7 +78,8 @@ def wrong_params(method: Method[Any, Any]) -> list[tuple[dict[str, object], str]
     broken: list[tuple[dict[str, object], str]] = [({**valid, "bogus": 1}, "$.bogus")]
     for field in fields:
         name = field.encode_name
-        is_object = isinstance(field.type, type) and issubclass(field.type, Struct)
+        types = get_args(field.type) or (field.type,)
+        is_object = any(isinstance(each, type) and issubclass(each, Struct) for each in types)
         broken.append(({**valid, name: 7.5 if is_object else {"wrong": True}}, f"$.{name}"))
         if field.required:
             broken.append(({key: value for key, value in valid.items() if key != name}, f"$.{name}"))
@@ -128,9 +130,10 @@ async def test_an_unknown_session_is_not_found_by_every_method_that_takes_one(da
     assert len(taking_one) > 10
 
     for method in taking_one:
-        content = {"content": "x"} if "content" in method.params.__struct_fields__ else {}
+        fields = msgspec.structs.fields(method.params)
+        needed = {field.name: VALID[field.name] for field in fields if field.required}
         with pytest.raises(WireError) as refused:
-            await client.call(method.name, session="crab_nobody_9", **content)
+            await client.call(method.name, **needed | {"session": "crab_nobody_9"})
         assert refused.value.code == -32002, method.name
         assert refused.value.data["kind"] == "not_found"
         assert refused.value.data["name"] == "crab_nobody_9"

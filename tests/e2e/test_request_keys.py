@@ -20,6 +20,8 @@ from tests.model_server import Gate, ModelServer, says
 WAYS = ["same link", "dead link", "SIGTERM", "SIGKILL"]
 LINKS = 50
 BIG = (1000, 50)
+# What a summary makes shorter.
+LONG = "one" + " and so on" * 30
 
 
 class Machine:
@@ -66,7 +68,7 @@ class Machine:
 @pytest.fixture
 def machine_of(home: Home, models: ModelServer) -> Callable[[], Any]:
     home.configure(
-        f'grace = 0\nmodel = "test/m"\n[providers.test]\nbase_url = "{models.base_url}"\n',
+        f'grace = 0\nmodel = "test/m"\ntitles = false\n[providers.test]\nbase_url = "{models.base_url}"\n',
     )
 
     @asynccontextmanager
@@ -163,7 +165,7 @@ async def test_a_history_is_compacted_once(machine_of: Callable[[], Any], way: s
     async with machine_of() as (machine, client):
         session = await begin(client)
         await machine.models.script(
-            *(structs.replace(says(word), usage=BIG) for word in ("one", "two", "sum"))
+            *(structs.replace(says(word), usage=BIG) for word in (LONG, "two", "sum"))
         )
         for word in ("first", "second"):
             await client.call("session/send", session=session, content=word)
@@ -184,7 +186,7 @@ async def test_a_compaction_that_was_killed_before_its_end_is_done_by_the_next_r
 ) -> None:
     async with machine_of() as (machine, client):
         session = await begin(client)
-        await machine.models.script(says("one"), says("su", Gate("never")), says("sum"))
+        await machine.models.script(says(LONG), says("su", Gate("never")), says("sum"))
         await client.call("session/send", session=session, content="first")
         await client.ask("session/compact", session=session, request_key="k")
         await machine.models.requests(wait=2)
@@ -258,7 +260,7 @@ async def test_an_ephemeral_session_is_made_once(machine_of: Callable[[], Any], 
 
 async def test_what_fifty_links_ask_at_once_by_one_key_is_done_once(machine_of: Callable[[], Any]) -> None:
     async with machine_of() as (machine, client):
-        await machine.models.script(says("thinking", Gate("a")), says("done"), says("sum"))
+        await machine.models.script(says(LONG, Gate("a")), says("done"), says("sum"))
         daemon = machine.daemon
 
         made = await on_many_links(daemon, "session/get_or_create", agent="crab", request_key="make")

@@ -98,7 +98,7 @@ async def test_what_came_before_a_compaction_is_found_and_so_is_its_summary(
     home: Home, daemon: Daemon
 ) -> None:
     client = await daemon.connect()
-    session = await talk(client, "albatross", "cormorant", "dodo", "eider")
+    session = await talk(client, "albatross" + " and so on" * 80, "cormorant", "dodo", "eider")
 
     await client.call("session/compact", session=session)
 

@@ -63,7 +63,10 @@ class Telling:
                 block["text"] += event["text"]
                 self._pieces.append((datetime.fromisoformat(event["at"]), event["text"]))
             case "usage":
-                self._open = self._unpaid = None
+                # What a server did not tell was estimated, because the reply was cut off.
+                if not event["estimated"]:
+                    self._unpaid = None
+                self._open = None
                 self.saved = len(self.messages)
             case "steered":
                 self.messages.append({"role": "user", "content": event["content"], "steer": event["steer"]})
