@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from crabd.messages import AssistantMessage, TextBlock, clean_text
-from crabd.providers.base import Finished, ModelChoice, ModelRequest, TextChunk
+from crabd.messages import clean_text
+from crabd.providers.base import ModelChoice, ModelRequest, TextChunk
 from crabd.runtime.metering import Meter
 from crabd.store.record import ModelCalled, Purpose
 
@@ -22,17 +22,9 @@ async def ask_for_text(
     """
     meter = Meter(choice, request, run=run, purpose=purpose, began=trio.current_time())
     parts: list[str] = []
-    finish: Finished | None = None
     async with choice.provider.stream(request) as chunks:
         async for chunk in chunks:
-            meter.hear(trio.current_time())
-            match chunk:
-                case TextChunk(text=text):
-                    parts.append(text)
-                case Finished():
-                    finish = chunk
-                case _:
-                    pass
-    text = clean_text("".join(parts)).strip()
-    reply = AssistantMessage((TextBlock(text),))
-    return text, meter.record(trio.current_time(), reply, finish, weight=weight)
+            meter.hear(chunk, trio.current_time())
+            if isinstance(chunk, TextChunk):
+                parts.append(chunk.text)
+    return clean_text("".join(parts)).strip(), meter.record(trio.current_time(), weight=weight)

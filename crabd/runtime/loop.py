@@ -227,33 +227,34 @@ class Driver:
             ) from exc
 
     async def _ask_once(self, equipment: Equipment) -> None:
-        request = self._request(equipment)
+        answer = Continuation(self._request(equipment))
         self._asked_after = self._session.meta.steps
-        began = trio.current_time()
-        purpose: Purpose = "guest" if self._run.guest else "reply"
-        self._meter = meter = Meter(equipment.choice, request, run=self._run.id, purpose=purpose, began=began)
-        await self._hear(equipment, Continuation(request), meter)
+        while not await self._hear(equipment, answer):
+            pass
+
+    async def _hear(self, equipment: Equipment, answer: Continuation) -> bool:
+        """Take what a stream brings of the reply; false if it broke off and the rest is to be asked for."""
+        meter = self._meter = self._begin_call(equipment, answer.request)
+        try:
+            async with equipment.choice.provider.stream(answer.request) as chunks:
+                async for chunk in chunks:
+                    meter.hear(chunk, trio.current_time())
+                    for held in answer.take(chunk):
+                        self._publish(self._run.receive(held))
+        except ProviderError as exc:
+            if not equipment.agent.options.continue_partial or not answer.go_on_after(exc):
+                raise
+            log.warning("answer_continued", session=self._session.id, run=self._run.id, problem=str(exc))
+            self._run.reply_broke_off(meter.record(trio.current_time()))
+            return False
         self._meter = None
-        self._publish(self._run.reply_finished(self._record(meter)))
+        self._publish(self._run.reply_finished(meter.record(trio.current_time())))
+        return True
 
-    def _record(self, meter: Meter) -> ModelCalled:
-        reply = self._run.reply
-        return meter.record(trio.current_time(), reply.message("", with_calls=True), reply.finish)
-
-    async def _hear(self, equipment: Equipment, answer: Continuation, meter: Meter) -> None:
-        """Take the reply as it comes, over as many streams as the agent allows."""
-        while True:
-            try:
-                async with equipment.choice.provider.stream(answer.request) as chunks:
-                    async for chunk in chunks:
-                        meter.hear(trio.current_time())
-                        for held in answer.take(chunk):
-                            self._publish(self._run.receive(held))
-                return
-            except ProviderError as exc:
-                if not equipment.agent.options.continue_partial or not answer.go_on_after(exc):
-                    raise
-                log.warning("answer_continued", session=self._session.id, run=self._run.id, problem=str(exc))
+    def _begin_call(self, equipment: Equipment, request: ModelRequest) -> Meter:
+        purpose: Purpose = "guest" if self._run.guest else "reply"
+        began = trio.current_time()
+        return Meter(equipment.choice, request, run=self._run.id, purpose=purpose, began=began)
 
     def _request(self, equipment: Equipment) -> ModelRequest:
         session = self._session
@@ -323,7 +324,8 @@ class Driver:
 
     def _cut_short(self, reason: StopReason, error: ErrorInfo | None) -> None:
         model = self._equipment.choice.id if self._equipment else ""
-        call = self._record(self._meter) if self._meter and self._meter.has_begun else None
+        meter = self._meter
+        call = meter.record(trio.current_time()) if meter is not None and meter.has_begun else None
         self._untold += self._run.cut_short(reason, model, error, call)
         self._meter = None
 

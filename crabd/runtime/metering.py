@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from crabd.events import SessionUsage, UsageReported
-from crabd.messages import AssistantMessage, ToolCall, Usage
-from crabd.providers.base import Finished, ModelChoice, ModelRequest
-from crabd.runtime.prompt import BYTES_PER_TOKEN, estimate_tokens
+from crabd.messages import Usage
+from crabd.providers.base import (
+    Chunk,
+    Finished,
+    ModelChoice,
+    ModelRequest,
+    TextChunk,
+    ThinkingChunk,
+    ToolCallChunk,
+)
+from crabd.runtime.prompt import BYTES_PER_TOKEN, estimate_overhead, estimate_tokens
 from crabd.store.record import ModelCalled, Purpose
 
 
@@ -21,6 +29,8 @@ class Meter:
         self._purpose: Purpose = purpose
         self._began = began
         self._first: float | None = None
+        self._heard = 0
+        self._finish: Finished | None = None
 
     def __repr__(self) -> str:
         return f"<Meter {self._choice.id}, {'answering' if self.has_begun else 'waiting'}>"
@@ -30,20 +40,28 @@ class Meter:
         """Something has come, so somebody will ask for money."""
         return self._first is not None
 
-    def hear(self, now: float) -> None:
+    def hear(self, chunk: Chunk, now: float) -> None:
         """Note that a piece of the answer has come."""
         if self._first is None:
             self._first = now
+        match chunk:
+            case TextChunk(text=text) | ThinkingChunk(text=text):
+                self._heard += len(text) if text.isascii() else len(text.encode(errors="replace"))
+            case ToolCallChunk(arguments=arguments):
+                self._heard += len(arguments)
+            case Finished():
+                self._finish = chunk
+            case _:
+                pass
 
-    def record(
-        self, now: float, reply: AssistantMessage, finish: Finished | None, *, weight: int | None = None
-    ) -> ModelCalled:
+    def record(self, now: float, *, weight: int | None = None) -> ModelCalled:
         """Make the record of the call, whole or cut off; ``weight`` is the history's after no reply.
 
         Usage that was not told is estimated. That has no cost, so the call's counts as unknown.
         """
+        finish = self._finish
         told = finish.usage if finish is not None else None
-        known = told or Usage(estimate_tokens(self._request.messages), _weigh(reply))
+        known = told or self._estimate()
         answered = finish.model if finish is not None else ""
         return ModelCalled(
             self._run,
@@ -57,16 +75,12 @@ class Meter:
             estimated=told is None,
         )
 
+    def _estimate(self) -> Usage:
+        """Guess what a call has taken by its request and by what was heard of its answer."""
+        asked = estimate_tokens(self._request.messages) + estimate_overhead(self._request)
+        return Usage(asked, -(-self._heard // BYTES_PER_TOKEN))
+
 
 def tell_usage(call: ModelCalled, total: SessionUsage) -> UsageReported:
     """Put a call into an event, with what the session has used in ``total``."""
     return UsageReported(call.model, call.usage, total, call.duration_ms, call.first_token_ms, call.estimated)
-
-
-def _weigh(reply: AssistantMessage) -> int:
-    """Guess what a reply took, thinking and calls included, in tokens."""
-    sizes = (
-        len(block.arguments if isinstance(block, ToolCall) else block.text.encode())
-        for block in reply.content
-    )
-    return -(-sum(sizes) // BYTES_PER_TOKEN)

@@ -235,6 +235,11 @@ class Run:
         """Take a piece of the reply."""
         return self.reply.receive(chunk)
 
+    def reply_broke_off(self, call: ModelCalled) -> None:
+        """The rest of the reply comes with another call: keep what this one has taken."""
+        self.usage += call.usage
+        self._unsaved.append(call)
+
     def reply_finished(self, call: ModelCalled) -> list[AnyEvent]:
         """The reply is complete: keep it, and go on to its calls, to a steering, or to the end."""
         seen = self.reply.close()

@@ -13,6 +13,7 @@ from crabd.messages import AssistantMessage, TextBlock, user_text
 from crabd.providers.base import Finished, ModelRequest, TextChunk, ThinkingChunk, ToolCallChunk
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.continuation import GO_ON, MAX_CONTINUATIONS, Continuation
+from crabd.store.record import ModelCalled
 from tests.fakes import Part, calls, says
 from tests.runtime.test_runtime import Bench, history, open_bench, texts
 
@@ -131,3 +132,15 @@ async def test_a_call_that_was_cut_off_is_made_once_and_whole() -> None:
         assert outcome.text == "done"
         asked = [event["call"] for event in bench.events if event["type"] == "tool_call"]
         assert asked == ["c0"]
+
+
+async def test_every_stream_of_an_answer_is_counted() -> None:
+    first: list[Part] = [TextChunk("half "), LOST]
+    async with open_patient_bench(first, says("an answer")) as bench:
+        session = await bench.session()
+
+        outcome = await bench.ask(session, "go")
+
+        called = [step.record for step in session.steps if isinstance(step.record, ModelCalled)]
+        assert [call.estimated for call in called] == [True, False]
+        assert outcome.usage == called[0].usage + called[1].usage == session.meta.usage.total

@@ -122,8 +122,9 @@ async def test_a_reply_that_was_cut_is_counted_with_what_it_is_estimated_to_have
 
         [call] = [step.record for step in session.steps if isinstance(step.record, ModelCalled)]
         assert call.estimated
-        assert call.usage == outcome.usage == Usage(4, 3)
-        assert session.meta.usage.total == Usage(4, 3)
+        prompt = len(DEFAULT_PROMPT) // 4
+        assert call.usage == outcome.usage == Usage(4 + prompt, 3)
+        assert session.meta.usage.total == call.usage
         assert (session.meta.usage.calls, session.meta.usage.estimated, session.meta.usage.unpriced) == (
             1,
             1,
