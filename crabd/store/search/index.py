@@ -126,10 +126,11 @@ class StoreIndex(Index):
     async def _keep_open(self) -> None:
         file = await self._in_thread(SearchFile, self._path)
         try:
-            self._file = file
             while True:
                 self._progress = await self._in_thread(file.progress)
                 self._plan()
+                # Not before it is known what the file lacks: an answer would seem to be all there is.
+                self._file = file
                 try:
                     await self._feed(file)
                 except sqlite3.Error as exc:

@@ -94,6 +94,19 @@ async def test_everything_that_was_said_is_found_with_its_place(home: Path) -> N
         assert await places(index, "question albatross") == []
 
 
+async def test_it_is_not_called_ready_before_it_knows_what_it_lacks(home: Path) -> None:
+    store = InMemoryStore()
+    session = await tell(store, said("my question"))
+    async with running(home, store) as index:
+        with trio.fail_after(PATIENCE):
+            while index.health().state != "ready":
+                await trio.lowlevel.checkpoint()
+
+        found = await index.search(Query(text="question"))
+
+    assert [hit.session for hit in found.hits] == [session]
+
+
 async def test_a_hit_tells_title_time_snippet_and_how_often(home: Path) -> None:
     store = InMemoryStore()
     session = await tell(
