@@ -23,7 +23,6 @@ from crabd.errors import (
     RequestCancelled,
     SessionPaused,
     ShuttingDown,
-    StoreError,
 )
 from crabd.events import Budget, BudgetState, SessionInfo, Snapshot
 from crabd.messages import StopReason, UserBlock, utc_now
@@ -32,6 +31,7 @@ from crabd.runtime.agents import Agent, Agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.budget import Allowance, limits_of, state_of
 from crabd.runtime.compaction import plan_cut
+from crabd.runtime.intake import take_steer
 from crabd.runtime.loop import INTERNAL, Driver, Equipment
 from crabd.runtime.naming import give_title, lacks_title
 from crabd.runtime.rewind import Rewinding, plan_rewind
@@ -40,11 +40,11 @@ from crabd.runtime.run import Run
 from crabd.runtime.session import Job, Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.summarise import Wish, summarise
-from crabd.runtime.ticket import Admission, Compacting, Compaction, Deed, Steering, Ticket
+from crabd.runtime.ticket import Admission, Compacting, Compaction, Deed, Ticket
 from crabd.runtime.trust import Trust
 from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
 from crabd.store.meta import SessionMeta
-from crabd.store.record import Cleared, Configured, MessageQueued, Rewound
+from crabd.store.record import Cleared, Configured, Rewound
 from crabd.tools.base import Tool
 
 # How long cancelled jobs may take to close their logs before the daemon goes on to stop.
@@ -171,7 +171,7 @@ class Runtime:
             raise session.busy("wait for it, or queue the message")
         is_steer = when_busy == "steer" and not guest
         if job is not None and job.ticket and job.run and job.run.is_steerable and is_steer:
-            steering = _take_steer(session, job.run, content, request_key, is_sent=True)
+            steering = take_steer(session, job.run, content, request_key, is_sent=True)
             admission = Admission(job.ticket, "steered", steering)
         else:
             guest = "" if guest == session.meta.agent else guest
@@ -186,62 +186,6 @@ class Runtime:
         elif admission.disposition == "queued":
             session.publish([events.Queued(len(session.waiting), content)], admission.ticket.run)
         return admission
-
-    async def confirm(self, session: Session, admission: Admission) -> None:
-        """Wait until an admitted message is durable.
-
-        Raises:
-          StoreError: it is not, and may not run.
-        """
-        ticket = admission.ticket
-        if admission.steering is not None:
-            await self.confirm_steer(session, admission.steering)
-            return
-        if ticket in session.waiting:
-            await self._confirm_queued(session, ticket)
-        else:
-            await ticket.accepted.wait()
-        # Who attaches to a run that has ended is told how, be it by this very refusal.
-        is_told = admission.disposition == "attached" and ticket.outcome is not None
-        if ticket.refusal is not None and not is_told:
-            raise ticket.refusal
-
-    def admit_steer(
-        self, session: Session, content: tuple[UserBlock, ...], request_key: str | None = None
-    ) -> Steering:
-        """Take a word to the run that is going, at once; save its record before telling anybody.
-
-        A word that came with the same request key before is not taken again, whatever its run has come to.
-
-        Raises:
-          NoRun: none is going, or it is ending.
-          QueueFull, RequestKeyReused.
-        """
-        known = session.keys.find(request_key, Steering, content)
-        if known is not None:
-            return known
-        if session.run is None:
-            raise NoRun(session.id)
-        steering = _take_steer(session, session.run, content, request_key, is_sent=False)
-        session.keys.add(request_key, content, steering)
-        return steering
-
-    async def confirm_steer(self, session: Session, steering: Steering) -> None:
-        """Wait until a steering is durable, waiting or joined.
-
-        Raises:
-          StoreError: it is not, and may join all the same.
-        """
-        if await session.save_while(lambda: steering.is_unrecorded, steering.record):
-            steering.is_recorded = True
-            return
-        # It was recorded before, or has joined, and what it joined with stood in line before: with nothing
-        # left over it is there. Only a cancelled run may have left the line, to stand at its end once more.
-        await session.save(())
-        while steering.is_joining and session.run is steering.run:
-            await session.save(())
-        if steering.is_joining:
-            raise StoreError("io", "the disk did not take it in time: say it again", session=session.id)
 
     async def cancel(self, session: Session, run: str | None) -> tuple[str | None, StopReason]:
         """Stop what is going, or the run of that id even while it waits; returns when it has settled.
@@ -445,23 +389,6 @@ class Runtime:
         if spent is not None:
             raise spent
 
-    async def _confirm_queued(self, session: Session, ticket: Ticket) -> None:
-        """Record that a message waits, if nobody has; whoever asks for it again comes here too."""
-
-        def is_unrecorded() -> bool:
-            return ticket in session.waiting and not ticket.is_recorded
-
-        record = MessageQueued(ticket.run, ticket.content, request_key=ticket.request_key)
-        try:
-            if await session.save_while(is_unrecorded, record):
-                ticket.is_recorded = True
-        except StoreError as exc:
-            session.withdraw(ticket, exc)
-            raise
-        if not ticket.is_recorded:
-            # Its run has begun, and makes it durable.
-            await ticket.accepted.wait()
-
     def _start_next(self, session: Session) -> None:
         """Give an idle session to the message that waits longest. All of this happens at once."""
         is_held = session.job is not None or session.end is not None or session.meta.paused
@@ -534,11 +461,3 @@ class Runtime:
     async def _announce(self, session: Session) -> None:
         session.publish([events.SessionChanged(self.sessions.info(session))])
         await session.checkpoint()
-
-
-def _take_steer(
-    session: Session, run: Run, content: tuple[UserBlock, ...], request_key: str | None, *, is_sent: bool
-) -> Steering:
-    steer, position = run.steer(session.id, content, request_key, is_sent=is_sent)
-    record = MessageQueued(run.id, content, steer.id, request_key, steer.position)
-    return Steering(run, position, record)

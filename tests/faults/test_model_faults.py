@@ -22,6 +22,7 @@ from crabd.providers.registry import Registry
 from crabd.providers.settings import Deadlines, ProviderSettings
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
+from crabd.runtime.intake import admit_steer, confirm, confirm_steer
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Runtime
 from crabd.runtime.session import Session
@@ -65,7 +66,7 @@ class Machine:
 
     async def begin(self, session: Session, text: str) -> Ticket:
         admission = self.runtime.admit(session, (TextBlock(text),), on_ticket=lambda _: None)
-        await self.runtime.confirm(session, admission)
+        await confirm(session, admission)
         return admission.ticket
 
     async def ask(self, session: Session, text: str) -> Outcome:
@@ -244,12 +245,12 @@ async def test_a_word_said_meanwhile_is_kept_and_read_next(
     async with proven(tmp_path / "state", fault, capfd, *texts) as (machine, session):
         ticket = await begin_ill(machine, session, fault)
 
-        steering = machine.runtime.admit_steer(session, (TextBlock("faster"),))
+        steering = admit_steer(session, (TextBlock("faster"),))
         if fault.kind is None:
             machine.ill.mend()
         if not fault.hangs:
             machine.ill.let_go()
-        await machine.runtime.confirm_steer(session, steering)
+        await confirm_steer(session, steering)
         outcome = await outcome_of(ticket)
 
         if fault.kind is None:

@@ -22,6 +22,7 @@ from crabd.messages import (
 )
 from crabd.runtime.agents import DEFAULT_AGENT, Agent, Agents, FrontMatter
 from crabd.runtime.guests import heard_by
+from crabd.runtime.intake import confirm
 from crabd.runtime.recovery import close_interrupted
 from crabd.runtime.session import Session
 from crabd.runtime.ticket import Outcome
@@ -45,7 +46,7 @@ async def open_house(*replies: Sequence[Part], tools: Sequence[Tool] = ()) -> As
 
 async def invite(bench: Bench, session: Session, text: str, guest: str = "critic") -> Outcome:
     admission = bench.runtime.admit(session, (TextBlock(text),), guest=guest, on_ticket=lambda _: None)
-    await bench.runtime.confirm(session, admission)
+    await confirm(session, admission)
     return await outcome_of(admission.ticket)
 
 

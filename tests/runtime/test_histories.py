@@ -36,6 +36,7 @@ from crabd.providers.openai_wire import to_wire as to_openai
 from crabd.providers.responses_wire import to_wire as to_responses
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
+from crabd.runtime.intake import admit_steer, confirm, confirm_steer
 from crabd.runtime.prompt import History
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Runtime
@@ -199,16 +200,16 @@ class Play:
                 session, (TextBlock(text),), when_busy=when_busy, on_ticket=lambda _: None
             )
             self.said.append(text)
-            await self.runtime.confirm(session, admission)
+            await confirm(session, admission)
         except CrabdError:
             return
 
     async def _steer(self, session: Session) -> None:
         text = self._next_text()
         try:
-            steering = self.runtime.admit_steer(session, (TextBlock(text),))
+            steering = admit_steer(session, (TextBlock(text),))
             self.said.append(text)
-            await self.runtime.confirm_steer(session, steering)
+            await confirm_steer(session, steering)
         except CrabdError:
             return
 

@@ -14,6 +14,7 @@ from crabd.errors import ShuttingDown
 from crabd.messages import TextBlock, Usage, user_text
 from crabd.providers.base import TextChunk
 from crabd.runtime.broker import Broker
+from crabd.runtime.intake import admit_steer, confirm_steer
 from crabd.runtime.recovery import INTERRUPTED_OUTPUT, close_interrupted
 from crabd.runtime.router import Identity
 from crabd.runtime.session import Session
@@ -163,10 +164,10 @@ async def test_a_steering_is_confirmed_when_it_is_durable_though_its_run_was_can
     async with open_bench([TextChunk("a"), gate, *says()], store=OddStore(SlowLog)) as bench:
         session = await bench.session()
         await bench.accept(session, "go")
-        steering = bench.runtime.admit_steer(session, WORD)
+        steering = admit_steer(session, WORD)
 
         async def confirm() -> None:
-            await bench.runtime.confirm_steer(session, steering)
+            await confirm_steer(session, steering)
             confirmed.set()
 
         with slowed_down(session) as permits:
@@ -203,7 +204,7 @@ async def test_a_run_is_told_to_have_started_before_what_has_joined_it() -> None
         session = await bench.session()
 
         admission = bench.runtime.admit(session, (TextBlock("go"),), on_ticket=lambda _: None)
-        bench.runtime.admit_steer(session, WORD)
+        admit_steer(session, WORD)
         await outcome_of(admission.ticket)
 
         told = [event for event in bench.events if event["type"] in ("run_started", "steered")]
@@ -219,7 +220,7 @@ async def test_what_joins_a_run_is_told_when_it_is_durable() -> None:
     async with open_bench([TextChunk("a"), gate, *says()], store=OddStore(SlowLog)) as bench:
         session = await bench.session()
         ticket, _ = await bench.accept(session, "go")
-        bench.runtime.admit_steer(session, WORD)
+        admit_steer(session, WORD)
 
         with slowed_down(session):
             gate.set()

@@ -19,6 +19,7 @@ from crabd.errors import (
 from crabd.messages import TextBlock, UserMessage, text_of
 from crabd.providers.base import TextChunk
 from crabd.runtime.broker import Broker
+from crabd.runtime.intake import admit_steer, confirm_steer
 from crabd.runtime.router import Identity
 from crabd.runtime.run import MAX_STEERS
 from crabd.runtime.session import Session
@@ -53,8 +54,8 @@ def records(session: Session, kind: type[T]) -> list[T]:
 
 
 async def steer(bench: Bench, session: Session, text: str, key: str | None) -> tuple[str, str, int]:
-    steering = bench.runtime.admit_steer(session, (TextBlock(text),), key)
-    await bench.runtime.confirm_steer(session, steering)
+    steering = admit_steer(session, (TextBlock(text),), key)
+    await confirm_steer(session, steering)
     return steering.record.steer, steering.record.run, steering.position
 
 

@@ -37,6 +37,7 @@ from crabd.providers.base import TextChunk
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.history import Wanted
+from crabd.runtime.intake import admit_steer, confirm, confirm_steer
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Runtime, WhenBusy
 from crabd.runtime.session import MAX_WAITING, Session
@@ -83,12 +84,12 @@ class Bench:
         admission = self.runtime.admit(
             session, (TextBlock(text),), when_busy=when_busy, request_key=key, on_ticket=lambda _: None
         )
-        await self.runtime.confirm(session, admission)
+        await confirm(session, admission)
         return admission.ticket, admission.disposition
 
     async def steer(self, session: Session, text: str) -> int:
-        steering = self.runtime.admit_steer(session, (TextBlock(text),))
-        await self.runtime.confirm_steer(session, steering)
+        steering = admit_steer(session, (TextBlock(text),))
+        await confirm_steer(session, steering)
         return steering.position
 
     async def ask(self, session: Session, text: str) -> Outcome:
@@ -300,13 +301,13 @@ async def test_what_is_taken_before_its_record_is_written_does_not_wait_for_ever
     async with open_bench([TextChunk("a"), gate, *says()], says("b"), says("c")) as bench:
         session = await bench.session()
         await bench.accept(session, "first")
-        steering = bench.runtime.admit_steer(session, (TextBlock("steer"),))
+        steering = admit_steer(session, (TextBlock("steer"),))
         admission = bench.runtime.admit(session, (TextBlock("second"),), on_ticket=lambda _: None)
 
         gate.set()
         await outcome_of(admission.ticket)
-        await bench.runtime.confirm_steer(session, steering)
-        await bench.runtime.confirm(session, admission)
+        await confirm_steer(session, steering)
+        await confirm(session, admission)
 
         assert session.meta.queued == ()
         assert texts(history(session)) == ["first", "a", "steer", "b", "second", "c"]

@@ -12,6 +12,7 @@ from crabd.errors import NoRun, StoreError
 from crabd.events import Budget, SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.history import Page, StoredMessage, Wanted, find_page
+from crabd.runtime.intake import admit_steer, confirm, confirm_steer
 from crabd.runtime.router import Identity
 from crabd.runtime.session import Session
 from crabd.runtime.ticket import Admission, Outcome, Steering, Ticket
@@ -94,7 +95,7 @@ async def _finish_send(
 ) -> api.RunResult | api.Accepted:
     ticket = admission.ticket
     try:
-        await caller.runtime.confirm(session, admission)
+        await confirm(session, admission)
         if not params.wait:
             return api.Accepted(ticket.run, ticket.first_seq, admission.disposition)
         await ticket.settled.wait()
@@ -130,12 +131,12 @@ async def _load_and_steer(caller: Caller, params: api.Steer, place: Place) -> ap
 
 
 def _steer(caller: Caller, session: Session, params: api.Steer) -> Awaitable[api.SteerQueued]:
-    steering = caller.runtime.admit_steer(session, _blocks(params.content), params.request_key)
+    steering = admit_steer(session, _blocks(params.content), params.request_key)
     return _finish_steer(caller, session, steering)
 
 
 async def _finish_steer(caller: Caller, session: Session, steering: Steering) -> api.SteerQueued:
-    await caller.runtime.confirm_steer(session, steering)
+    await confirm_steer(session, steering)
     return api.SteerQueued(steering.record.steer, steering.record.run, "queued", steering.position)
 
 
