@@ -39,10 +39,13 @@ def written(entry: dict[str, Any]) -> str:
     """Write a message as the log shows it: who and when, then what."""
     message = entry["message"]
     at = local_time(entry["at"])
+    gone = " (taken back)" if entry.get("rewound") else ""
     if message["role"] == "tool":
-        body = _indented(f"← {message['name']}: {message['status']}\n{message['output']}")
+        body = _indented(f"← {message['name']}: {message['status']}{gone}\n{message['output']}")
         return dim(body, sys.stdout) + "\n"
-    who = (message.get("agent") or message["role"]) + (" (cut short)" if message.get("partial") else "")
+    who = (
+        (message.get("agent") or message["role"]) + (" (cut short)" if message.get("partial") else "") + gone
+    )
     parts = [dim(f"── {who}  {at}  #{entry['step']}", sys.stdout)]
     for block in message["content"]:
         match block["type"]:

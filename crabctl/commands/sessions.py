@@ -142,7 +142,7 @@ def _limit(key: str, value: str) -> float:
         amount = 0.0
     if key == "budget" or not 0 < amount < float("inf"):
         names = ", ".join(f"budget.{name}" for name in LIMITS)
-        raise UsageError(f"{key}={value}: give one of {names} a number above 0")
+        raise UsageError(f"{key}={value}: give one of {names} a number above 0, or nothing for no limit")
     return amount if amount % 1 else int(amount)
 
 

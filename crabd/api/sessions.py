@@ -234,11 +234,14 @@ class History(OfSession, frozen=True, rename={"from_": "from"}):
     roles: tuple[Role, ...] | None = None
 
 
-class HistoryEntry(Struct, frozen=True):
+class HistoryEntry(Struct, frozen=True, omit_defaults=True):
+    """A message of the log; the model sees no more of one that is ``rewound``."""
+
     step: int
     run: str
     at: datetime
     message: Message
+    rewound: bool = False
 
 
 class HistoryPage(Struct, frozen=True):

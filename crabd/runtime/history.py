@@ -7,11 +7,11 @@ from datetime import datetime
 from itertools import islice
 from typing import TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from crabd.messages import Message
 from crabd.store.base import Store
-from crabd.store.record import MessageAdded, Step
+from crabd.store.record import Cleared, Compacted, MessageAdded, Rewound, Step
 
 # Steps read at first; each further go takes twice as many, so that a long log is not gone through often.
 FIRST_GO = 500
@@ -28,12 +28,13 @@ class Wanted(Struct, frozen=True):
 
 
 class StoredMessage(Struct, frozen=True, gc=False):
-    """A message, where and when it was stored, and the run that brought it."""
+    """A message, where and when it was stored, and the run that brought it, and if it was taken back."""
 
     step: int
     run: str
     at: datetime
     message: Message
+    rewound: bool = False
 
 
 class Page(Struct, frozen=True):
@@ -48,10 +49,10 @@ def find_page(steps: Sequence[Step], wanted: Wanted) -> Page | None:
     if wanted.first is None:
         newest = _pick(reversed(steps), wanted, wanted.limit)
         has_all = len(newest) == wanted.limit or steps[0].n == 1
-        return Page(tuple(reversed(newest)), None) if has_all else None
+        return Page(_marked(reversed(newest), steps), None) if has_all else None
     # Steps have no gaps, so the number of one tells its place.
     place = wanted.first - steps[0].n
-    return _page(islice(steps, place, None), wanted) if place >= 0 else None
+    return _page(steps, place, wanted) if place >= 0 else None
 
 
 async def read_page(store: Store, session: str, steps: tuple[Step, ...], wanted: Wanted) -> Page:
@@ -63,11 +64,8 @@ async def read_page(store: Store, session: str, steps: tuple[Step, ...], wanted:
     if wanted.first is None or wanted.first >= steps[0].n:
         steps = await read_back(store, session, steps, lambda steps: find_page(steps, wanted) is not None)
         return find_page(steps, wanted) or Page((), None)
-    limit = wanted.limit + 1
-    steps = await read_on(
-        store, session, wanted.first - 1, lambda steps: len(_pick(steps, wanted, limit)) == limit
-    )
-    return _page(steps, wanted)
+    steps = await read_on(store, session, wanted.first - 1, lambda steps: _is_settled(steps, wanted))
+    return _page(steps, 0, wanted)
 
 
 async def read_back(
@@ -103,10 +101,33 @@ async def read_on(store: Store, session: str, after: int, is_enough: IsEnough) -
     return steps
 
 
-def _page(steps: Iterable[Step], wanted: Wanted) -> Page:
-    found = _pick(steps, wanted, wanted.limit + 1)
+def _page(steps: Sequence[Step], place: int, wanted: Wanted) -> Page:
+    found = _pick(islice(steps, place, None), wanted, wanted.limit + 1)
     rest = found[wanted.limit :]
-    return Page(tuple(found[: wanted.limit]), rest[0].step if rest else None)
+    return Page(_marked(found[: wanted.limit], steps), rest[0].step if rest else None)
+
+
+def _is_settled(steps: Sequence[Step], wanted: Wanted) -> bool:
+    """Tell whether a page is there, and all that could still take its messages back."""
+    found = _pick(steps, wanted, wanted.limit + 1)
+    if len(found) <= wanted.limit:
+        return False
+    # What a summary has replaced, or was cleared away, cannot be taken back any more.
+    last = found[-2].step
+    return any(
+        (isinstance(step.record, Cleared) and step.n > last)
+        or (isinstance(step.record, Compacted) and step.record.upto >= last)
+        for step in steps
+    )
+
+
+def _marked(found: Iterable[StoredMessage], steps: Sequence[Step]) -> tuple[StoredMessage, ...]:
+    """Mark the messages that a later step has taken back."""
+    gone = [(step.record.step, step.n) for step in steps if isinstance(step.record, Rewound)]
+    return tuple(
+        structs.replace(stored, rewound=True) if any(a < stored.step < b for a, b in gone) else stored
+        for stored in found
+    )
 
 
 def _pick(steps: Iterable[Step], wanted: Wanted, count: int) -> list[StoredMessage]:

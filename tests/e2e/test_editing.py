@@ -14,6 +14,7 @@ async def test_a_person_takes_a_message_back_and_goes_another_way(home: Home, da
 
     forked = json.loads((await crabctl(home, "fork", session, "--json")).stdout)
     taken = await crabctl(home, "rewind", session)
+    read = await crabctl(home, "log", session)
     shown = await crabctl(home, "show", forked["id"])
     again = await crabctl(home, "rewind", session, "--at", "1")
     nothing = await crabctl(home, "rewind", session)
@@ -21,6 +22,12 @@ async def test_a_person_takes_a_message_back_and_goes_another_way(home: Home, da
     assert (forked["id"], forked["forked_from"]) == ("crab_user_2", session)
     assert taken.stdout.decode().splitlines()[0].startswith(f"{session}: 2 messages taken back")
     assert taken.stdout.decode().splitlines()[-1] == "echo two"
+    assert [line.count("taken back") for line in read.stdout.decode().splitlines() if "──" in line] == [
+        0,
+        0,
+        1,
+        1,
+    ]
     assert "copy of" in shown.stdout.decode()
     assert "2 messages taken back" in again.stdout.decode()
     assert (nothing.returncode, "no message to take back" in nothing.stderr.decode()) == (2, True)

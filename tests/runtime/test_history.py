@@ -141,6 +141,50 @@ async def test_pages_are_the_same_wherever_the_messages_are(
     assert pages == [find_page(steps, Wanted(first, limit, roles)) for first in starts]
 
 
+@pytest.mark.parametrize("limit", [1, 5, 100])
+async def test_what_was_taken_back_is_marked_wherever_the_messages_are(
+    store: JournalStore, limit: int
+) -> None:
+    log = (await store.create("a", "b")).log
+    for number in range(1, 40):
+        await log.append(a_run(number))
+        if number % 4 == 0:
+            await log.append([Rewound(log.meta.steps - 6, 10)])
+        if number % 10 == 0:
+            await log.append([Compacted("a/1", "so far", log.meta.steps - 12, None, 10)])
+        if number % 10 == 1:
+            # Back into what the summary has left.
+            await log.append([Rewound(log.meta.steps - 15, 10)])
+    await log.aclose()
+    steps = await store.read("a_b_1")
+    sessions = sessions_of(store)
+    session = await sessions.load("a_b_1")
+    starts = (None, *range(1, len(steps), 3))
+
+    pages = [await sessions.read_page(session, Wanted(first, limit)) for first in starts]
+
+    assert pages == [find_page(steps, Wanted(first, limit)) for first in starts]
+    everything = await sessions.read_page(session, Wanted(1, len(steps)))
+    assert {stored.rewound for stored in everything.messages} == {True, False}
+
+
+async def test_what_was_taken_back_much_later_is_marked_too(store: JournalStore) -> None:
+    log = (await store.create("a", "b")).log
+    for number in range(1, FIRST_GO // 2):
+        await log.append(a_run(number))
+    await log.append(
+        [Rewound(4, 10), *a_run(FIRST_GO), Compacted("a/1", "so far", log.meta.steps + 3, None, 10)]
+    )
+    await log.aclose()
+    sessions = sessions_of(store)
+    session = await sessions.load("a_b_1")
+
+    page = await sessions.read_page(session, Wanted(1, 3))
+
+    assert session.first > FIRST_GO
+    assert [(stored.step > 4) for stored in page.messages] == [stored.rewound for stored in page.messages]
+
+
 async def test_a_page_that_is_in_memory_is_found_there_at_once(store: JournalStore) -> None:
     await fill(store, 20)
     session = await sessions_of(store).load("a_b_1")

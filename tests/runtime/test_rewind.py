@@ -28,6 +28,7 @@ async def test_the_last_message_is_taken_back_with_all_that_followed_and_stays_i
         assert texts(bench.provider.requests[-1].messages) == ["first", "one", "third"]
         page = await bench.runtime.sessions.read_page(session, Wanted(1, 100, ("user",)))
         assert [text_of(stored.message) for stored in page.messages] == ["first", "second", "third"]
+        assert [stored.rewound for stored in page.messages] == [False, True, False]
 
 
 async def test_the_figure_falls_with_a_rewind_and_a_reload_sees_the_same() -> None:

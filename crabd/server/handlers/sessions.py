@@ -181,7 +181,7 @@ def _page(page: Page) -> api.HistoryPage:
 
 
 def _entry(stored: StoredMessage) -> api.HistoryEntry:
-    return api.HistoryEntry(stored.step, stored.run, stored.at, stored.message)
+    return api.HistoryEntry(stored.step, stored.run, stored.at, stored.message, stored.rewound)
 
 
 async def pause(caller: Caller, params: api.OfSession) -> SessionInfo:
