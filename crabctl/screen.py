@@ -78,6 +78,9 @@ class Screen:
                 self.note(f"history not compacted: {event['error']['message']}{more}")
             case "instructions_untrusted":
                 self.note(f"not told to the model until crabctl trust DIR: {', '.join(event['files'])}")
+            case "retrying":
+                again = event["model"] or f"again in {duration(event['seconds'])}"
+                self.note(f"no answer: {event['problem']}: asking {again}")
             case "persistence_failed":
                 self.note(f"not saved yet: {event['error']['message']}")
             case "lagged":

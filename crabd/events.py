@@ -244,6 +244,14 @@ class UsageReported(Event, frozen=True, tag="usage"):
     estimated: bool = False
 
 
+class Retrying(Event, frozen=True, tag="retrying"):
+    """The model gave no answer; in ``seconds`` it is asked again, or, at once, the fallback ``model``."""
+
+    problem: str
+    seconds: float
+    model: str = ""
+
+
 class BudgetSpent(Event, frozen=True, tag="budget_spent"):
     """The session's budget, or its agent's of the day, is spent: the run ends.
 
@@ -305,6 +313,7 @@ AnyEvent: TypeAlias = (
     | CompactionFailed
     | TitleChanged
     | InstructionsUntrusted
+    | Retrying
     | UsageReported
     | BudgetSpent
     | PersistenceFailed

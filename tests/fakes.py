@@ -17,9 +17,11 @@ from crabd.providers.base import (
     ModelInfo,
     ModelRequest,
     Models,
+    OnRetry,
     Provider,
     TextChunk,
     ToolCallChunk,
+    unheard,
 )
 from crabd.tools.base import Tool, ToolContext, ToolOutcome, ToolSpec
 
@@ -53,7 +55,9 @@ class ScriptedProvider(Provider):
         return "scripted"
 
     @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    async def stream(
+        self, request: ModelRequest, on_retry: OnRetry = unheard
+    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         self.requests.append(request)
         reply = self.replies.pop(0) if self.replies else says("ok")
         self.open_streams += 1

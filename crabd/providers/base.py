@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -78,6 +78,22 @@ class Finished(Struct, frozen=True, gc=False):
 Chunk: TypeAlias = TextChunk | ThinkingChunk | ThinkingSigned | ToolCallChunk | Finished
 
 
+class Retry(Struct, frozen=True):
+    """A model gave no answer; in ``seconds`` it is asked again, or, if that is not empty, ``model`` is."""
+
+    problem: str
+    seconds: float
+    model: str = ""
+
+
+# Hears of a retry before it is waited for.
+OnRetry: TypeAlias = Callable[[Retry], None]
+
+
+def unheard(retry: Retry) -> None:
+    """Take no note of a retry."""
+
+
 class ModelInfo(Struct, frozen=True, kw_only=True):
     """``id`` is ``provider/model``; the window and ``max_output`` are in tokens. What is null is unknown."""
 
@@ -94,9 +110,12 @@ class Provider(Protocol):
     @property
     def name(self) -> str: ...
 
-    def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
+    def stream(
+        self, request: ModelRequest, on_retry: OnRetry = unheard
+    ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         """Ask, and read the answer chunk by chunk until ``Finished``, which ends the iteration.
 
+        What fails before the first chunk may be asked for again, of which ``on_retry`` is told each time.
         Leaving the context hangs up, wherever the stream is. A stream that ends without ``Finished`` raises
         ``bad_reply``, so that a truncated answer never looks complete.
 

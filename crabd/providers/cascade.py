@@ -12,7 +12,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from msgspec import structs
 
 from crabd.errors import ProviderError
-from crabd.providers.base import Chunk, Finished, ModelChoice, ModelInfo, ModelRequest, Provider
+from crabd.providers.base import (
+    Chunk,
+    Finished,
+    ModelChoice,
+    ModelInfo,
+    ModelRequest,
+    OnRetry,
+    Provider,
+    Retry,
+    unheard,
+)
 
 # With these the request itself is wrong; another model would be asked the same.
 _NOT_THE_SERVERS_FAULT = frozenset({400, 413, 422})
@@ -32,13 +42,17 @@ class Cascade(Provider):
         return self._choices[0].provider.name
 
     @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    async def stream(
+        self, request: ModelRequest, on_retry: OnRetry = unheard
+    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         failures: list[tuple[ModelChoice, ProviderError]] = []
         for choice in self._choices:
+            if failures:
+                on_retry(Retry(failures[-1][1].problem, 0.0, choice.id))
             async with AsyncExitStack() as stack:
                 ask = structs.replace(request, model=choice.model)
                 try:
-                    answer = await stack.enter_async_context(choice.provider.stream(ask))
+                    answer = await stack.enter_async_context(choice.provider.stream(ask, on_retry))
                 except ProviderError as error:
                     failures.append((choice, error))
                     if _is_final(error):

@@ -38,11 +38,13 @@ from crabd.providers.base import (
     Finished,
     ModelInfo,
     ModelRequest,
+    OnRetry,
     Provider,
     TextChunk,
     ThinkingChunk,
     ThinkingSigned,
     ToolCallChunk,
+    unheard,
 )
 
 if TYPE_CHECKING:
@@ -98,7 +100,9 @@ class Offline(Provider):
         return "<Offline>"
 
     @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    async def stream(
+        self, request: ModelRequest, on_retry: OnRetry = unheard
+    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         yield _Speech(_finish(request, _answer(request)))
 
     async def list_models(self) -> tuple[ModelInfo, ...]:

@@ -17,7 +17,7 @@ from msgspec import structs
 from crabd.errors import ProviderError
 from crabd.messages import utc_now
 from crabd.providers.answer import Decoder, read_refusal
-from crabd.providers.base import Chunk, Finished, ModelInfo, ModelRequest, Provider
+from crabd.providers.base import Chunk, Finished, ModelInfo, ModelRequest, OnRetry, Provider, Retry, unheard
 from crabd.providers.dialects import Dialect
 from crabd.providers.facts import ModelFacts
 from crabd.providers.http import Body, Call, Http
@@ -62,7 +62,9 @@ class Server(Provider):
         return self._name
 
     @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    async def stream(
+        self, request: ModelRequest, on_retry: OnRetry = unheard
+    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         tries = 0
         while True:
             tries += 1
@@ -75,6 +77,8 @@ class Server(Provider):
                     wait = self._wait_before_retry(request, content, error, tries)
                     if wait is None:
                         raise
+                    if wait:
+                        on_retry(Retry(error.problem, wait))
                 else:
                     yield answer
                     return

@@ -17,7 +17,7 @@ from crabd import events
 from crabd.errors import INTERNAL_ERROR, BudgetSpent, CrabdError, ProviderError, StoreError
 from crabd.events import ErrorInfo
 from crabd.messages import StopReason, ToolCall, ToolStatus, clean_text, utc_now
-from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
+from crabd.providers.base import ModelChoice, ModelRequest, Retry, ToolOffer
 from crabd.runtime.agents import Agent
 from crabd.runtime.budget import Allowance
 from crabd.runtime.calls import read_arguments
@@ -236,7 +236,7 @@ class Driver:
         """Take what a stream brings of the reply; false if it broke off and the rest is to be asked for."""
         meter = self._meter = self._begin_call(equipment, answer.request)
         try:
-            async with equipment.choice.provider.stream(answer.request) as chunks:
+            async with equipment.choice.provider.stream(answer.request, self._tell_retry) as chunks:
                 async for chunk in chunks:
                     meter.hear(chunk, trio.current_time())
                     for held in answer.take(chunk):
@@ -250,6 +250,9 @@ class Driver:
         self._meter = None
         self._publish(self._run.reply_finished(meter.record(trio.current_time())))
         return True
+
+    def _tell_retry(self, retry: Retry) -> None:
+        self._publish([events.Retrying(clean_text(retry.problem), round(retry.seconds, 3), retry.model)])
 
     def _begin_call(self, equipment: Equipment, request: ModelRequest) -> Meter:
         purpose: Purpose = "guest" if self._run.guest else "reply"

@@ -81,6 +81,19 @@ def test_colours_are_left_out_where_nobody_wants_them(monkeypatch: pytest.Monkey
     assert out.getvalue() == "waits\n"
 
 
+def test_whoever_waits_for_a_model_reads_why() -> None:
+    out, notes = StringIO(), Tty()
+    screen = Screen(out, notes)
+
+    screen.draw({"type": "retrying", "problem": "503: busy", "seconds": 1.5, "model": ""})
+    screen.draw({"type": "retrying", "problem": "503: busy", "seconds": 0.0, "model": "b/c"})
+
+    assert notes.getvalue().splitlines() == [
+        "\x1b[2mno answer: 503: busy: asking again in 1.5 s\x1b[0m",
+        "\x1b[2mno answer: 503: busy: asking b/c\x1b[0m",
+    ]
+
+
 def test_a_note_begins_on_its_own_line_and_ends_it() -> None:
     out, notes = Paper(), Paper()
     screen = Screen(out, notes)

@@ -13,7 +13,7 @@ import trio
 from msgspec import structs
 
 from tests.e2e.daemon import PATIENCE, Client, Daemon, Home, start_daemon
-from tests.model_server import Gate, ModelServer, Seen, Think, says
+from tests.model_server import Gate, ModelServer, Seen, Think, refuses, says
 
 
 async def crabctl(home: Home, *words: str) -> subprocess.CompletedProcess[bytes]:
@@ -50,6 +50,20 @@ async def begin(daemon: Daemon) -> tuple[Client, str]:
     session = (await client.call("session/get_or_create", agent="crab"))["id"]
     await client.call("session/subscribe", session=session)
     return client, session
+
+
+async def test_a_retry_is_told_to_whoever_waits(home: Home, models: ModelServer) -> None:
+    home.use_model_server(models.base_url)
+    await models.script(refuses(503, "busy", retry_after_ms="5"), says("Hello"))
+    async with start_daemon(home) as daemon:
+        client, session = await begin(daemon)
+
+        result = await client.call("session/send", session=session, content="hi")
+
+        assert result["text"] == "Hello"
+        told = await client.event("retrying")
+        assert "503: busy" in told["problem"]
+        assert 0 < told["seconds"] < 1
 
 
 async def test_a_message_is_answered_and_the_next_request_holds_the_history(

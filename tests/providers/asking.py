@@ -7,7 +7,7 @@ import trio
 
 from crabd.errors import ProviderError
 from crabd.messages import user_text
-from crabd.providers.base import Chunk, ModelRequest, Provider, TextChunk, ToolOffer
+from crabd.providers.base import Chunk, ModelRequest, OnRetry, Provider, TextChunk, ToolOffer, unheard
 
 # Generous: the machine is slow, and a test that hangs must still end.
 SECONDS = 10
@@ -19,10 +19,10 @@ def request_of(text: str, *tools: ToolOffer) -> ModelRequest:
     return ModelRequest(model="test-model", system="Be brief.", messages=(user_text(text),), tools=tools)
 
 
-async def ask(provider: Provider, request: ModelRequest) -> list[Chunk]:
+async def ask(provider: Provider, request: ModelRequest, on_retry: OnRetry = unheard) -> list[Chunk]:
     """Get a whole answer."""
     with trio.fail_after(SECONDS):
-        async with provider.stream(request) as answer:
+        async with provider.stream(request, on_retry) as answer:
             return [chunk async for chunk in answer]
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from crabd.errors import NotFound
-from crabd.providers.base import Finished
+from crabd.providers.base import Finished, Retry
 from crabd.providers.registry import Registry
 from crabd.providers.settings import ProviderSettings
 from tests.model_server import Gate, ModelServer, Raw, open_model_server, refuses, says
@@ -63,7 +63,9 @@ async def test_a_request_that_is_wrong_is_wrong_for_all(
     provider = registry.resolve("one/a", ("two/b",)).provider
 
     if falls_back:
-        assert joined(await ask(provider, HI)) == "hi"
+        heard: list[Retry] = []
+        assert joined(await ask(provider, HI, heard.append)) == "hi"
+        assert [(retry.model, retry.seconds) for retry in heard if retry.model] == [("two/b", 0)]
     else:
         error, _ = await fail(provider, HI)
         assert error.status == status

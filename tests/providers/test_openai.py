@@ -13,7 +13,7 @@ import trio
 
 from crabd.errors import ProviderError
 from crabd.messages import Usage, utc_now
-from crabd.providers.base import Finished, ModelInfo, TextChunk, ThinkingChunk, ToolCallChunk
+from crabd.providers.base import Finished, ModelInfo, Retry, TextChunk, ThinkingChunk, ToolCallChunk
 from crabd.providers.http import MAX_BODY_BYTES
 from crabd.providers.server import Server
 from crabd.providers.settings import Deadlines
@@ -150,10 +150,13 @@ async def test_a_refusal_is_told_once_with_the_servers_words(
 async def test_a_passing_failure_is_tried_again(openai: Server, server: ModelServer, status: int) -> None:
     await server.script(refuses(status, "later", retry_after_ms="1"), says("now"))
 
-    chunks = await ask(openai, HELLO)
+    heard: list[Retry] = []
+    chunks = await ask(openai, HELLO, heard.append)
 
     assert joined(chunks) == "now"
     assert len(await server.requests()) == 2
+    [retry] = heard
+    assert (f"{status}: later" in retry.problem, retry.seconds > 0, retry.model) == (True, True, "")
 
 
 async def test_three_tries_are_all_there_are(openai: Server, server: ModelServer) -> None:

@@ -28,9 +28,11 @@ from crabd.providers.base import (
     Chunk,
     Finished,
     ModelRequest,
+    OnRetry,
     TextChunk,
     ThinkingChunk,
     ToolCallChunk,
+    unheard,
 )
 from crabd.providers.openai_wire import to_wire as to_openai
 from crabd.providers.responses_wire import to_wire as to_responses
@@ -89,7 +91,9 @@ class Puppet(ScriptedProvider):
         self._listener: trio.MemorySendChannel[Chunk | ProviderError] | None = None
 
     @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    async def stream(
+        self, request: ModelRequest, on_retry: OnRetry = unheard
+    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         self.requests.append(request)
         self._listener, pieces = trio.open_memory_channel[Chunk | ProviderError](inf)
         try:

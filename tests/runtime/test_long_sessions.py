@@ -11,7 +11,16 @@ from msgspec import structs
 
 from crabd.errors import ProviderError
 from crabd.messages import AssistantMessage, Usage, text_of
-from crabd.providers.base import Chunk, Finished, ModelChoice, ModelRequest, TextChunk, ToolCallChunk
+from crabd.providers.base import (
+    Chunk,
+    Finished,
+    ModelChoice,
+    ModelRequest,
+    OnRetry,
+    TextChunk,
+    ToolCallChunk,
+    unheard,
+)
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.compaction import SUMMARY_PROMPT
 from crabd.runtime.history import Wanted
@@ -49,13 +58,15 @@ class NarrowProvider(ScriptedProvider):
         return sum(request.system == SUMMARY_PROMPT for request in self.requests)
 
     @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    async def stream(
+        self, request: ModelRequest, on_retry: OnRetry = unheard
+    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         weight = estimate_tokens(request.messages) + self.overhead
         if weight > self.window:
             self.refused += 1
             raise ProviderError("context_too_long", "too many tokens", provider="narrow")
         self.replies = [self._answer(request, Usage(weight, 5))]
-        async with super().stream(request) as chunks:
+        async with super().stream(request, on_retry) as chunks:
             yield chunks
 
     def _answer(self, request: ModelRequest, usage: Usage) -> list[Part]:
