@@ -58,10 +58,10 @@ class _Refusal(Struct):
 
 
 class Decoder(ABC):
-    """Turn the bytes of a streamed answer into chunks.
+    """Turn the bytes of an answer into chunks.
 
-    Call ``feed`` until ``is_finished``, and ``end`` if the stream ends before. ``hide`` takes out of an event
-    what nobody may read.
+    One that is not streamed is for ``whole``. Else call ``feed`` until ``is_finished``, and ``end`` if the
+    stream ends before. ``hide`` takes out of an event what nobody may read.
     """
 
     def __init__(self, provider: str, hide: Callable[[bytes], bytes]) -> None:
@@ -86,6 +86,26 @@ class Decoder(ABC):
     @abstractmethod
     def finish(self) -> Finished:
         """Make the last chunk of an answer that is complete."""
+
+    @abstractmethod
+    def take_whole(self, payload: bytes) -> Iterable[Chunk]:
+        """Give the chunks of an answer that comes as one JSON text, all but ``Finished``.
+
+        Raises:
+          ProviderError: as ``feed``.
+        """
+
+    def whole(self, payload: bytes) -> Iterator[Chunk]:
+        """Take an answer that is not streamed and give its chunks, ``Finished`` last.
+
+        Raises:
+          ProviderError: the server reports an error, or what it sends makes no sense.
+        """
+        yield from self.take_whole(self._hide(payload))
+        if not self.is_complete:
+            problem = "the answer makes no sense: it is JSON, and does not say why it stopped"
+            raise ProviderError("bad_reply", problem, provider=self.provider)
+        yield self.end()
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
         """Take bytes and give the chunks they complete, ``Finished`` last. To be iterated to its end.

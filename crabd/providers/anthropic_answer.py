@@ -78,6 +78,15 @@ class _Event(Struct):
     error: Fault | str | None = None
 
 
+class _Answer(Struct):
+    """An answer that is not streamed."""
+
+    content: list[_Block] | None = None
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+    error: Fault | str | None = None
+
+
 class _Model(Struct):
     id: str
     max_input_tokens: int | None = None
@@ -89,6 +98,7 @@ class _ModelList(Struct):
 
 
 _event_decoder = msgspec.json.Decoder(_Event, strict=False)
+_answer_decoder = msgspec.json.Decoder(_Answer, strict=False)
 _models_decoder = msgspec.json.Decoder(_ModelList, strict=False)
 
 
@@ -141,6 +151,17 @@ class AnswerDecoder(Decoder):
             case _:
                 pass
         return []
+
+    def take_whole(self, payload: bytes) -> list[Chunk]:
+        answer = decode(_answer_decoder, payload, self.provider)
+        if answer.error:
+            raise error_in_stream(self.provider, answer.error)
+        self._take_usage(answer.usage)
+        self._stop_reason = answer.stop_reason or ""
+        chunks: list[Chunk] = []
+        for index, block in enumerate(answer.content or []):
+            chunks += (*self._begin(index, block), *self._stop(index))
+        return chunks
 
     def finish(self) -> Finished:
         reason = _FINISH_REASONS.get(self._stop_reason) or ("tool_calls" if self._calls else "end")

@@ -58,17 +58,21 @@ def to_wire(
     request: ModelRequest,
     *,
     provider: str = "",
+    is_streamed: bool = True,
     max_output: int | None = None,
     variant: Variant | None = None,
 ) -> bytes:
-    """Encode a request for a streamed answer. ``max_output`` is how many tokens the model gives at most."""
+    """Encode a request for an answer that ``is_streamed``, or not.
+
+    ``max_output`` is how many tokens the model gives at most.
+    """
     variant = variant or Variant()
     signed_by = f"{provider}/{request.model}" if variant.signatures else None
     wire: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_tokens or min(max_output or DEFAULT_MAX_TOKENS, MOST_MAX_TOKENS),
         "messages": _messages(request.messages, signed_by),
-        "stream": True,
+        "stream": is_streamed,
     }
     if request.system.strip():
         wire["system"] = [{"type": "text", "text": request.system}]

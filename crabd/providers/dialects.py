@@ -30,15 +30,19 @@ _ANTHROPIC_VERSION = "2023-06-01"
 
 
 class Dialect(ABC):
-    """How one kind of server is spoken to. Paths are below the server's ``base_url``."""
+    """How one kind of server is spoken to, and whether it is asked for streams.
+
+    Paths are below the server's ``base_url``.
+    """
 
     path: ClassVar[str]
     models_path: ClassVar[str] = "/models"
     # What can be done without, and the words of a refusal that tell it must be: the first that fits goes.
     extras: ClassVar[dict[str, str]]
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, *, is_streamed: bool = True) -> None:
         self.provider = provider
+        self.is_streamed = is_streamed
         self._refused: set[tuple[str, str]] = set()
 
     def headers(self, key: str | None) -> dict[str, str]:
@@ -47,7 +51,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def to_wire(self, request: ModelRequest, facts: ModelFacts) -> bytes:
-        """Encode a request for a streamed answer."""
+        """Encode a request."""
 
     @abstractmethod
     def decoder(self, model: str, hide: Callable[[bytes], bytes]) -> Decoder:
@@ -92,8 +96,8 @@ class ChatCompletions(Dialect):
         "silence": "reasoning_content",
     }
 
-    def __init__(self, provider: str) -> None:
-        super().__init__(provider)
+    def __init__(self, provider: str, *, is_streamed: bool = True) -> None:
+        super().__init__(provider, is_streamed=is_streamed)
         self._spelling = openai_wire.Spelling()
         self._with_thinking = openai_wire.Spelling(openai_wire.spell_thinking)
 
@@ -101,6 +105,7 @@ class ChatCompletions(Dialect):
         model = request.model
         return openai_wire.to_wire(
             request,
+            is_streamed=self.is_streamed,
             with_usage=self._has("usage", model),
             with_effort=self._has("effort", model),
             spell=self._speller(model),
@@ -127,7 +132,10 @@ class Responses(Dialect):
     def to_wire(self, request: ModelRequest, facts: ModelFacts) -> bytes:
         taken = {extra: self._has(extra, request.model) for extra in self.extras}
         return responses_wire.to_wire(
-            request, provider=self.provider, variant=responses_wire.Variant(**taken)
+            request,
+            provider=self.provider,
+            is_streamed=self.is_streamed,
+            variant=responses_wire.Variant(**taken),
         )
 
     def decoder(self, model: str, hide: Callable[[bytes], bytes]) -> Decoder:
@@ -153,7 +161,11 @@ class Messages(Dialect):
         taken = {extra: self._has(extra, request.model) for extra in self.extras}
         variant = anthropic_wire.Variant(**taken)
         return anthropic_wire.to_wire(
-            request, provider=self.provider, max_output=facts.max_output, variant=variant
+            request,
+            provider=self.provider,
+            is_streamed=self.is_streamed,
+            max_output=facts.max_output,
+            variant=variant,
         )
 
     def decoder(self, model: str, hide: Callable[[bytes], bytes]) -> Decoder:

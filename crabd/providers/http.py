@@ -38,13 +38,13 @@ _REFUSAL_SECONDS = 10.0
 
 
 class Call(Struct, frozen=True):
-    """One request. ``accept`` is the only media type the answer may have."""
+    """One request. ``accept`` are the media types the answer may have; the first is asked for."""
 
     provider: str
     method: str
     url: str
     headers: dict[str, str]
-    accept: str
+    accept: tuple[str, ...]
     body: bytes | None = None
 
     def __repr__(self) -> str:
@@ -177,7 +177,7 @@ async def _send(
 
     # Only connecting is timed by httpx: our own scopes know the first byte from the others.
     timeout = httpx.Timeout(None, connect=deadlines.connect, pool=deadlines.connect)
-    headers = {**call.headers, "accept": call.accept, "accept-encoding": "identity"}
+    headers = {**call.headers, "accept": call.accept[0], "accept-encoding": "identity"}
     seconds = min(deadlines.first_byte, deadlines.total)
     with exchange.translated(f"it was silent for {seconds:g} s"), trio.fail_after(seconds):
         request = client.build_request(
@@ -199,6 +199,7 @@ class Body:
         self._response = response
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
+        self.media_type = _media_type(response)
         self._deadlines = deadlines
         self._until = until
         self._pieces: AsyncIterator[bytes] = response.aiter_raw()
@@ -265,20 +266,24 @@ class Body:
 def _refuse_bad_head(call: Call, response: httpx.Response, exchange: Exchange) -> None:
     """Refuse a head that no body can mend. A status of refusal passes: its body says why."""
     status = response.status_code
-    media_type = response.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
+    media_type = _media_type(response)
     if 300 <= status < 400:
         where = response.headers.get("location", "?").partition("?")[0]
         problem = f"{status}: redirects are not followed; if {where} is right, set base_url to it"
     elif status == 200 and _is_compressed(response):
         problem = "the answer is compressed, which nobody asked for: is there a proxy before the server?"
-    elif status == 200 and media_type != call.accept:
-        problem = (
-            f"the answer is {media_type}, not {call.accept}: base_url should end as the API's does, often /v1"
-        )
+    elif status == 200 and media_type not in call.accept:
+        advice = "base_url should end as the API's does, often /v1"
+        problem = f"the answer is {media_type}, not {call.accept[0]}: {advice}"
     else:
         return
     exchange.heard(status)
     raise exchange.error("bad_reply", problem, status)
+
+
+def _media_type(response: httpx.Response) -> str:
+    told: str = response.headers.get("content-type", "nothing")
+    return told.partition(";")[0].strip().lower()
 
 
 def _is_compressed(response: httpx.Response) -> bool:

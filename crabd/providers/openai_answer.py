@@ -158,6 +158,9 @@ class AnswerDecoder(Decoder):
         delta = choice.delta or choice.message
         return self._take_delta(delta) if delta else []
 
+    def take_whole(self, payload: bytes) -> list[Chunk]:
+        return self.take(payload)
+
     def finish(self) -> Finished:
         return Finished(self._reason(), self._usage)
 

@@ -70,17 +70,22 @@ class Spelling:
 def to_wire(
     request: ModelRequest,
     *,
+    is_streamed: bool = True,
     with_usage: bool = True,
     with_effort: bool = True,
     spell: Callable[[tuple[Message, ...]], bytes] = spell,
 ) -> bytes:
-    """Encode a request for a streamed answer.
+    """Encode a request for an answer that ``is_streamed``, or not.
 
     ``with_usage`` asks for usage, and ``with_effort`` says how much to think, which a few servers refuse.
     """
     messages = _join(_encode(list(_system(request.system)))[1:-1], spell(request.messages))
-    wire: dict[str, Any] = {"model": request.model, "messages": Raw(b"[%b]" % messages), "stream": True}
-    if with_usage:
+    wire: dict[str, Any] = {
+        "model": request.model,
+        "messages": Raw(b"[%b]" % messages),
+        "stream": is_streamed,
+    }
+    if with_usage and is_streamed:
         wire["stream_options"] = {"include_usage": True}
     if request.tools:
         wire["tools"] = [_tool(offer) for offer in request.tools]

@@ -178,7 +178,7 @@ class Registry(Models):
             variable=settings.api_key_env,
             env=self._env,
         )
-        dialect = DIALECTS[settings.kind or "openai"](name)
+        dialect = DIALECTS[settings.kind or "openai"](name, is_streamed=settings.stream)
         facts = partial(self._facts_of, name)
         return Server(dialect, settings.base_url or "", key, self._http, facts=facts)
 

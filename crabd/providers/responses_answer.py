@@ -65,6 +65,7 @@ class _Incomplete(Struct):
 
 
 class _Response(Struct):
+    status: str | None = None
     output: list[_Item] | None = None
     usage: _Usage | None = None
     incomplete_details: _Incomplete | None = None
@@ -86,6 +87,8 @@ class _Event(Struct):
 
 
 _event_decoder = msgspec.json.Decoder(_Event, strict=False)
+_answer_decoder = msgspec.json.Decoder(_Response, strict=False)
+_HOW_IT_ENDED = ("completed", "incomplete", "failed")
 _PARAGRAPH = "\n\n"
 
 
@@ -129,13 +132,19 @@ class AnswerDecoder(Decoder):
             case "response.output_item.done" if event.item:
                 return self._complete(event.output_index, event.item)
             case "response.completed" | "response.incomplete" | "response.failed":
-                return self._end_with(event.type, event.response or _Response())
+                return [*self._take_end(event.type, event.response or _Response()), self.end()]
             case "error":
                 raise error_in_stream(self.provider, event.error or Fault(event.message, event.code))
             case _ if event.error:
                 raise error_in_stream(self.provider, event.error)
             case _:
                 return []
+
+    def take_whole(self, payload: bytes) -> list[Chunk]:
+        answer = decode(_answer_decoder, payload, self.provider)
+        if answer.status not in _HOW_IT_ENDED and not answer.error:
+            return []
+        return self._take_end(f"response.{answer.status}", answer)
 
     def finish(self) -> Finished:
         assert self._reason is not None, "an answer that is not complete is not finished"
@@ -192,7 +201,7 @@ class AnswerDecoder(Decoder):
         signature = msgspec.json.encode(Signature(id_, encrypted)).decode()
         return ThinkingSigned(signature, self._signed_by)
 
-    def _end_with(self, how: str, response: _Response) -> list[Chunk]:
+    def _take_end(self, how: str, response: _Response) -> list[Chunk]:
         if how == "response.failed" or response.error:
             raise error_in_stream(self.provider, response.error or "the server gave up")
         # The places in this list need not be those of the events, so it counts only where there were none.
@@ -200,7 +209,7 @@ class AnswerDecoder(Decoder):
         chunks = [chunk for index, item in enumerate(whole) for chunk in self._complete(index, item)]
         self._usage = _usage(response.usage)
         self._reason = _reason(how, response, has_calls=self._calls > 0)
-        return [*chunks, self.end()]
+        return chunks
 
     def _item(self, index: int) -> _Open:
         return self._items.setdefault(index, _Open())

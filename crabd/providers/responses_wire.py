@@ -44,14 +44,16 @@ class Signature(Struct, frozen=True):
     encrypted_content: str
 
 
-def to_wire(request: ModelRequest, *, provider: str = "", variant: Variant | None = None) -> bytes:
-    """Encode a request for a streamed answer."""
+def to_wire(
+    request: ModelRequest, *, provider: str = "", is_streamed: bool = True, variant: Variant | None = None
+) -> bytes:
+    """Encode a request for an answer that ``is_streamed``, or not."""
     variant = variant or Variant()
     signed_by = f"{provider}/{request.model}" if variant.signatures else None
     wire: dict[str, Any] = {
         "model": request.model,
         "input": [item for message in request.messages for item in _items(message, signed_by)],
-        "stream": True,
+        "stream": is_streamed,
         "store": False,
     }
     if request.system:

@@ -24,6 +24,7 @@ from crabd.providers.http import Body, Call, Http
 from crabd.providers.keys import ApiKey
 from crabd.providers.retry import wait_before_retry
 
+_STREAM, _JSON = "text/event-stream", "application/json"
 # Usage comes right after the finish_reason, or not at all: some servers then leave the stream open.
 _LINGER_SECONDS = 5.0
 # Enough for any sentence a server explains its refusal with.
@@ -85,7 +86,7 @@ class Server(Provider):
             await trio.sleep(wait)
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
-        call = await self._call("GET", self._dialect.models_path, accept="application/json")
+        call = await self._call("GET", self._dialect.models_path, accept=(_JSON,))
         async with self._http.open(call) as body:
             await self._raise_refusal(body)
             return tuple(self._dialect.read_models(await body.read_all(_MAX_LIST_BYTES)))
@@ -95,7 +96,7 @@ class Server(Provider):
 
     @asynccontextmanager
     async def _ask(self, request: ModelRequest, content: bytes) -> AsyncGenerator[_Answer]:
-        call = await self._call("POST", self._dialect.path, accept="text/event-stream", content=content)
+        call = await self._call("POST", self._dialect.path, accept=(_STREAM, _JSON), content=content)
         async with self._http.open(call) as body:
             await self._raise_refusal(body)
             answer = _Answer(
@@ -105,7 +106,9 @@ class Server(Provider):
             if answer.is_finished:
                 await body.drain()
 
-    async def _call(self, method: str, path: str, *, accept: str, content: bytes | None = None) -> Call:
+    async def _call(
+        self, method: str, path: str, *, accept: tuple[str, ...], content: bytes | None = None
+    ) -> Call:
         headers = self._dialect.headers(await self._key.read())
         if content:
             headers["content-type"] = "application/json"
@@ -169,6 +172,10 @@ class _Answer(AsyncIterator[Chunk]):
     async def _receive(self) -> None:
         if self._failure:
             raise self._failure
+        if self._body.media_type == _JSON:
+            for chunk in self._decoder.whole(await self._body.read_all()):
+                self._take(chunk)
+            return
         data = await (self._linger() if self._decoder.is_complete else self._body.read())
         if not data:
             self._take(self._decoder.end())

@@ -46,7 +46,7 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     A well-known server needs no ``base_url`` and no ``kind``, which for others is ``openai`` if left out.
     ``model`` is taken when the provider alone is named. ``context_window`` is in tokens, for servers that do
-    not tell; ``deadlines`` are for one that is slow.
+    not tell; ``deadlines`` are for one that is slow. Without ``stream`` answers are asked for whole.
     """
 
     kind: Kind | None = None
@@ -57,6 +57,7 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model: str | None = None
     context_window: int | None = None
     deadlines: Deadlines = DEADLINES
+    stream: bool = True
 
 
 class Chosen(NamedTuple):

@@ -201,10 +201,10 @@ FAULTS = {
         kind="bad_reply",
         words="text/html, not text/event-stream",
     ),
-    "sends a whole answer": Fault(
+    "sends JSON that is no answer": Fault(
         script=("hold", Bytes(head(200, JSON) + b'{"choices":[]}'), "close"),
         kind="bad_reply",
-        words="application/json, not text/event-stream",
+        words="it is JSON, and does not say why it stopped",
     ),
     "sends a type that quotes the key": Fault(
         script=("hold", Bytes(head(200, f"text/{KEY}") + b"hello"), "close"), kind="bad_reply", words="[key]"

@@ -327,7 +327,7 @@ async def test_cancelling_an_upload_that_nobody_reads_hangs_up_at_once_over_tls_
     headers = {"authorization": f"Bearer {KEY}"}
     async with open_fault_server(make_context(tmp_path), is_deaf=True) as server:
         server.break_down(("hold",))
-        call = Call("test", "POST", f"{server.url}/v1", headers, "text/event-stream", b"x" * 6_000_000)
+        call = Call("test", "POST", f"{server.url}/v1", headers, ("text/event-stream",), b"x" * 6_000_000)
 
         async def ask() -> None:
             async with http.open(call):

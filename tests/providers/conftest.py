@@ -38,8 +38,11 @@ def provider_at(
     deadlines: Deadlines | None = None,
     kind: Kind = "openai",
     facts: ModelFacts = UNKNOWN,
+    is_streamed: bool = True,
 ) -> Server:
     """Make a provider named ``test`` that takes its key from ``TEST_KEY``."""
     source = ApiKey("test", variable="TEST_KEY", env={"TEST_KEY": key})
     http = Http(deadlines or Deadlines())
-    return Server(DIALECTS[kind]("test"), base_url, source, http, facts=lambda model: facts)
+    return Server(
+        DIALECTS[kind]("test", is_streamed=is_streamed), base_url, source, http, facts=lambda model: facts
+    )

@@ -9,9 +9,15 @@ from typing import Any
 import anthropic
 import httpx2
 import openai
-from anthropic.types import RedactedThinkingBlock, TextBlock, ThinkingBlock, ToolUseBlock
+from anthropic.types import ParsedMessage, RedactedThinkingBlock, TextBlock, ThinkingBlock, ToolUseBlock
 from msgspec import Struct
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
+from openai.types.chat import ParsedChatCompletion
+from openai.types.responses import (
+    ParsedResponse,
+    ResponseFunctionToolCall,
+    ResponseOutputMessage,
+    ResponseReasoningItem,
+)
 
 from crabd.messages import ThinkingBlock as OurThinking
 from crabd.messages import Usage, text_of, tool_calls_of
@@ -37,6 +43,18 @@ def heard_by_us(decoder: Decoder, pieces: Iterable[bytes]) -> Said:
             reply.receive(chunk)
     if not decoder.is_finished:
         reply.receive(decoder.end())
+    return _said(reply)
+
+
+def heard_whole_by_us(decoder: Decoder, payload: bytes) -> Said:
+    """Decode an answer that is not streamed."""
+    reply = Reply()
+    for chunk in decoder.whole(payload):
+        reply.receive(chunk)
+    return _said(reply)
+
+
+def _said(reply: Reply) -> Said:
     assert reply.finish is not None
     message = reply.message("m", with_calls=True)
     return Said(
@@ -76,12 +94,17 @@ _CHAT_REASONS = {
 _MESSAGE_REASONS = {"max_tokens": "max_tokens", "refusal": "refused", "tool_use": "tool_calls"}
 
 
-def heard_by_openai(data: bytes) -> Said:
+def chat_completion(data: bytes) -> ParsedChatCompletion[object]:
     """Have the openai SDK accumulate chat completions."""
     _wire.data = data
     with _openai.chat.completions.stream(model="m", messages=[]) as stream:
         stream.until_done()
-        snapshot = stream.current_completion_snapshot
+        return stream.current_completion_snapshot
+
+
+def heard_by_openai(data: bytes) -> Said:
+    """Put into our words what the openai SDK reads from chat completions."""
+    snapshot = chat_completion(data)
     (choice,) = snapshot.choices
     message, usage = choice.message, snapshot.usage
     thinking: str = (message.model_extra or {}).get("reasoning_content") or ""
@@ -104,11 +127,16 @@ def heard_by_openai(data: bytes) -> Said:
     )
 
 
-def heard_by_openai_responses(data: bytes) -> Said:
+def completed_response(data: bytes) -> ParsedResponse[None]:
     """Have the openai SDK accumulate a response that completes."""
     _wire.data = data
     with _openai.responses.stream(model="m", input="") as stream:
-        response = stream.get_final_response()
+        return stream.get_final_response()
+
+
+def heard_by_openai_responses(data: bytes) -> Said:
+    """Put into our words what the openai SDK reads from a response."""
+    response = completed_response(data)
     thinking: list[tuple[str, str]] = []
     text: list[str] = []
     calls: list[tuple[str, str, Any]] = []
@@ -139,11 +167,16 @@ def heard_by_openai_responses(data: bytes) -> Said:
     )
 
 
-def heard_by_anthropic(data: bytes) -> Said:
+def final_message(data: bytes) -> ParsedMessage[None]:
     """Have the anthropic SDK accumulate a message."""
     _wire.data = data
     with _anthropic.messages.stream(model="m", max_tokens=1, messages=[]) as stream:
-        message = stream.get_final_message()
+        return stream.get_final_message()
+
+
+def heard_by_anthropic(data: bytes) -> Said:
+    """Put into our words what the anthropic SDK reads from a message."""
+    message = final_message(data)
     thinking: list[tuple[str, str]] = []
     text: list[str] = []
     calls: list[tuple[str, str, Any]] = []

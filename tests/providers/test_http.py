@@ -32,7 +32,7 @@ async def http() -> AsyncIterator[Http]:
 
 async def ask(http: Http, server: FaultServer, *, provider: str = "test") -> int:
     """Ask and read the answer; returns its status."""
-    call = Call(provider, "POST", f"{server.url}/v1/x", {}, "text/event-stream", b"{}")
+    call = Call(provider, "POST", f"{server.url}/v1/x", {}, ("text/event-stream",), b"{}")
     async with http.open(call) as body:
         await body.read_all()
         return body.status
@@ -197,7 +197,7 @@ async def test_a_proxy_that_fails_is_told_like_a_server(
     monkeypatch.delenv("no_proxy", raising=False)
     http = Http(Deadlines(first_byte=0.2))
     server.break_down(script)
-    call = Call("test", "GET", "https://nowhere.invalid/v1/x", {}, "text/event-stream")
+    call = Call("test", "GET", "https://nowhere.invalid/v1/x", {}, ("text/event-stream",))
 
     with trio.fail_after(PATIENCE), pytest.raises(ProviderError) as caught:
         async with http.open(call):
@@ -210,6 +210,6 @@ async def test_a_proxy_that_fails_is_told_like_a_server(
 
 
 def test_a_call_does_not_show_its_key_or_its_words() -> None:
-    call = Call("test", "POST", "https://a/v1", {"authorization": "Bearer sk-1"}, "text/html", b"secret")
+    call = Call("test", "POST", "https://a/v1", {"authorization": "Bearer sk-1"}, ("text/html",), b"secret")
 
     assert repr(call) == "<Call POST https://a/v1>"

@@ -8,6 +8,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
@@ -293,6 +294,31 @@ async def test_an_answer_of_the_wrong_kind_is_refused(
 
     assert error.kind == "bad_reply"
     assert problem in str(error)
+
+
+async def test_an_answer_may_be_asked_for_whole(server: ModelServer) -> None:
+    await server.script(says("Hello", Call("read", '{"path":"x"}', "a")))
+    whole = provider_at(server.base_url, is_streamed=False)
+
+    chunks = await ask(whole, HELLO)
+    await whole.aclose()
+
+    assert chunks[:2] == [TextChunk("Hello"), ToolCallChunk(0, "a", "read", '{"path":"x"}')]
+    assert isinstance(chunks[2], Finished)
+    [seen] = await server.requests()
+    assert (seen.body["stream"], "stream_options" in seen.body) == (False, False)
+
+
+async def test_a_whole_answer_will_do_where_a_stream_was_asked_for(
+    openai: Server, server: ModelServer
+) -> None:
+    told = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    body = msgspec.json.encode(told).decode()
+    await server.script(Reply(headers={"content-type": "application/json; charset=utf-8"}, body=body))
+
+    chunks = await ask(openai, HELLO)
+
+    assert chunks == [TextChunk("Hi"), Finished("end")]
 
 
 async def test_a_redirect_is_not_followed(openai: Server, server: ModelServer) -> None:

@@ -7,15 +7,21 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import anthropic
+import openai
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crabd.providers import anthropic_answer, openai_answer, responses_answer
 from tests.providers.oracles import (
+    chat_completion,
+    completed_response,
+    final_message,
     heard_by_anthropic,
     heard_by_openai,
     heard_by_openai_responses,
     heard_by_us,
+    heard_whole_by_us,
 )
 
 Event: TypeAlias = dict[str, Any]
@@ -235,6 +241,11 @@ def messages_decoder() -> anthropic_answer.AnswerDecoder:
     return anthropic_answer.AnswerDecoder("test", "m", lambda data: data)
 
 
+def as_json(answer: openai.BaseModel | anthropic.BaseModel) -> bytes:
+    """Spell what a stream added up to as an answer that is not streamed."""
+    return answer.model_dump_json(warnings=False).encode()
+
+
 @settings(max_examples=60, deadline=None)
 @given(chat_events(), newlines, st.lists(st.integers(0), max_size=5))
 def test_chat_completions_are_read_as_openais_sdk_reads_them(
@@ -245,6 +256,7 @@ def test_chat_completions_are_read_as_openais_sdk_reads_them(
     ours = heard_by_us(chat_decoder(), cut_up(data, places))
 
     assert ours == heard_by_openai(data)
+    assert ours == heard_whole_by_us(chat_decoder(), as_json(chat_completion(data)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -257,6 +269,7 @@ def test_responses_are_read_as_openais_sdk_reads_them(
     ours = heard_by_us(responses_decoder(), cut_up(data, places))
 
     assert ours == heard_by_openai_responses(data)
+    assert ours == heard_whole_by_us(responses_decoder(), as_json(completed_response(data)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -269,6 +282,7 @@ def test_messages_are_read_as_anthropics_sdk_reads_them(
     ours = heard_by_us(messages_decoder(), cut_up(data, places))
 
     assert ours == heard_by_anthropic(data)
+    assert ours == heard_whole_by_us(messages_decoder(), as_json(final_message(data)))
 
 
 def test_a_call_of_a_tool_is_read_alike_by_all() -> None:
