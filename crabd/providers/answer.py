@@ -173,10 +173,11 @@ def read_refusal(
 ) -> ProviderError:
     """Say what a status other than 200 means, in the server's own words. ``headers`` are in lower case."""
     words = _words(body) or _WORDS_FOR_THE_SILENT.get(status, "the server does not say why")
-    if status in (401, 403):
+    kind = kind_of(status, body.decode(errors="replace"))
+    if kind == "auth":
         words += f" (the API key is from {key_origin})"
     return ProviderError(
-        kind_of(status, body.decode(errors="replace")),
+        kind,
         f"{status}: {words}",
         provider=provider,
         status=status,

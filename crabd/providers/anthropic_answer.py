@@ -87,10 +87,16 @@ class _Answer(Struct):
     error: Fault | str | None = None
 
 
+class _ModelMeta(Struct):
+    n_ctx: int | None = None
+
+
 class _Model(Struct):
     id: str
     max_input_tokens: int | None = None
     max_tokens: int | None = None
+    # Where llama.cpp's server tells the window, whatever the dialect.
+    meta: _ModelMeta | None = None
 
 
 class _ModelList(Struct):
@@ -247,7 +253,7 @@ def read_models(provider: str, body: bytes) -> list[ModelInfo]:
         ModelInfo(
             id=f"{provider}/{model.id}",
             provider=provider,
-            context_window=model.max_input_tokens,
+            context_window=model.max_input_tokens or (model.meta or _ModelMeta()).n_ctx,
             max_output=model.max_tokens,
         )
         for model in models

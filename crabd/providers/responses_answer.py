@@ -74,7 +74,9 @@ class _Response(Struct):
 
 class _Event(Struct):
     type: str = ""
-    output_index: int = 0
+    # Where the item belongs. llama.cpp's server leaves the place out, and names the item.
+    output_index: int | None = None
+    item_id: str | None = None
     # Of the part of a summary.
     summary_index: int = 0
     delta: str | None = None
@@ -107,7 +109,7 @@ class AnswerDecoder(Decoder):
     def __init__(self, provider: str, model: str, hide: Callable[[bytes], bytes]) -> None:
         super().__init__(provider, hide)
         self._signed_by = f"{provider}/{model}"
-        self._items: dict[int, _Open] = {}
+        self._items: dict[int | str, _Open] = {}
         self._calls = 0
         self._reason: FinishReason | None = None
         self._is_refused = False
@@ -128,9 +130,9 @@ class AnswerDecoder(Decoder):
             case "response.function_call_arguments.delta":
                 return self._argue(event)
             case "response.output_item.added" if event.item:
-                return self._begin(event.output_index, event.item)
+                return self._begin(_place(event), event.item)
             case "response.output_item.done" if event.item:
-                return self._complete(event.output_index, event.item)
+                return self._complete(_place(event), event.item)
             case "response.completed" | "response.incomplete" | "response.failed":
                 return [*self._take_end(event.type, event.response or _Response()), self.end()]
             case "error":
@@ -153,7 +155,7 @@ class AnswerDecoder(Decoder):
     def _say(self, event: _Event, kind: type[TextChunk] | type[ThinkingChunk]) -> list[Chunk]:
         if not event.delta:
             return []
-        item = self._item(event.output_index)
+        item = self._item(_place(event))
         starts_part = item.has_text and event.summary_index != item.part
         item.has_text, item.part = True, event.summary_index
         return [kind(_PARAGRAPH + event.delta if starts_part else event.delta)]
@@ -161,23 +163,23 @@ class AnswerDecoder(Decoder):
     def _argue(self, event: _Event) -> list[Chunk]:
         if not event.delta:
             return []
-        item = self._item(event.output_index)
+        item = self._item(_place(event))
         item.has_text = True
         return [ToolCallChunk(item.call, arguments=event.delta)]
 
-    def _begin(self, index: int, item: _Item) -> list[Chunk]:
-        if item.type != "function_call" or index in self._items:
+    def _begin(self, place: int | str, item: _Item) -> list[Chunk]:
+        if item.type != "function_call" or place in self._items:
             return []
-        self._items[index] = _Open(self._calls)
+        self._items[place] = _Open(self._calls)
         self._calls += 1
         # A call needs an id, for its result must be able to name it.
         id_ = item.call_id or item.id or f"call_{uuid4().hex[:24]}"
-        return [ToolCallChunk(self._items[index].call, id_, item.name or "")]
+        return [ToolCallChunk(self._items[place].call, id_, item.name or "")]
 
-    def _complete(self, index: int, item: _Item) -> list[Chunk]:
+    def _complete(self, place: int | str, item: _Item) -> list[Chunk]:
         """Give what has not come in pieces, and what only the whole item has."""
-        chunks = self._begin(index, item)
-        known = self._item(index)
+        chunks = self._begin(place, item)
+        known = self._item(place)
         match item.type:
             case "function_call" if item.arguments and not known.has_text:
                 chunks.append(ToolCallChunk(known.call, arguments=item.arguments))
@@ -206,13 +208,20 @@ class AnswerDecoder(Decoder):
             raise error_in_stream(self.provider, response.error or "the server gave up")
         # The places in this list need not be those of the events, so it counts only where there were none.
         whole = () if self._items else response.output or ()
-        chunks = [chunk for index, item in enumerate(whole) for chunk in self._complete(index, item)]
+        chunks = [chunk for place, item in enumerate(whole) for chunk in self._complete(place, item)]
         self._usage = _usage(response.usage)
         self._reason = _reason(how, response, has_calls=self._calls > 0)
         return chunks
 
-    def _item(self, index: int) -> _Open:
-        return self._items.setdefault(index, _Open())
+    def _item(self, place: int | str) -> _Open:
+        return self._items.setdefault(place, _Open())
+
+
+def _place(event: _Event) -> int | str:
+    """Tell the item of an event from the others."""
+    if event.output_index is not None:
+        return event.output_index
+    return event.item_id or (event.item and event.item.id) or 0
 
 
 def _reason(how: str, response: _Response, *, has_calls: bool) -> FinishReason:

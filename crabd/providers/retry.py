@@ -44,6 +44,10 @@ _TOO_LONG = re.compile(
     r"|`?inputs`? tokens \+ `?max_new_tokens`?|exceeded model token limit",
     re.IGNORECASE,
 )
+# Gemini, xAI and LiteLLM without a database refuse a key they do not know with a 400, in these words.
+_BAD_KEY = re.compile(
+    r"api key (not valid|not found)|(incorrect|invalid) api key|no_db_connection", re.IGNORECASE
+)
 # With these a server, or what stands before it, is not there for anybody; a 500 is about one request.
 _DOWN = frozenset({502, 503, 504, 529})
 
@@ -56,6 +60,8 @@ def kind_of(status: int, text: str) -> ProviderErrorKind:
     """Say what a status means, by the server's own words where the status alone does not tell."""
     if status in _MAY_BE_TOO_LONG and _TOO_LONG.search(text):
         return "context_too_long"
+    if status == 400 and _BAD_KEY.search(text):
+        return "auth"
     if status >= 500:
         return "unavailable"
     return _KIND_OF_STATUS.get(status, "bad_reply")

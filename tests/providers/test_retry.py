@@ -114,6 +114,18 @@ def test_every_server_has_its_own_words_for_a_conversation_that_is_too_long(stat
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        '[{"error":{"code":400,"message":"API key not valid. Please pass a valid API key."}}]',
+        '{"code":"Client specified an invalid argument","error":"Incorrect API key provided: na***ys."}',
+        '{"error":{"message":"No connected db.","type":"no_db_connection","param":null,"code":"400"}}',
+    ],
+)
+def test_some_servers_refuse_a_key_as_if_the_request_were_wrong(words: str) -> None:
+    assert kind_of(400, words) == "auth"
+
+
+@pytest.mark.parametrize(
     ("status", "words", "kind"),
     [
         (
