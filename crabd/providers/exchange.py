@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import errno
 import ssl
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -54,27 +53,33 @@ class Exchange:
         """Make an error; ``problem`` may quote what came from outside."""
         return ProviderError(kind, self._told(problem), provider=self._provider, status=status)
 
-    @contextmanager
-    def translated(self, late: str) -> Generator[None]:
-        """Turn what httpx and the clock raise into our errors; ``late`` says what a deadline means."""
+    def too_slow(self, late: str) -> ProviderError:
+        """Make the error of a deadline that has passed; ``late`` says what it means."""
+        advice = "send it again, or give it more time in `deadlines` of config.toml"
+        return self._failed("unavailable", f"the server is too slow: {late}: {advice}")
+
+    def raise_translated(self, exc: Exception) -> NoReturn:
+        """Raise ours in place of one of httpx's.
+
+        Raises:
+          ProviderError.
+        """
         import httpx
 
-        try:
-            yield
-        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            raise self._not_connected(exc) from self._shown(exc)
-        except httpx.PoolTimeout as exc:
-            problem = "too many requests are going at once: let some of them finish, then send it again"
-            raise self.error("unavailable", problem) from exc
-        except (trio.TooSlowError, httpx.TimeoutException) as exc:
-            advice = "send it again, or give it more time in `deadlines` of config.toml"
-            raise self._failed("unavailable", f"the server is too slow: {late}: {advice}") from exc
-        except httpx.RemoteProtocolError as exc:
-            raise self._lost("bad_reply", f"the answer was cut off: {exc}") from self._shown(exc)
-        except httpx.NetworkError as exc:
-            raise self._lost("unavailable", "the connection was reset") from self._shown(exc)
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise self.error("unavailable", f"the request failed: {exc}") from self._shown(exc)
+        match exc:
+            case httpx.ConnectError() | httpx.ConnectTimeout():
+                error = self._not_connected(exc)
+            case httpx.PoolTimeout():
+                problem = "too many requests are going at once: let some of them finish, then send it again"
+                error = self.error("unavailable", problem)
+            case httpx.RemoteProtocolError():
+                error = self._lost("bad_reply", f"the answer was cut off: {exc}")
+            case httpx.NetworkError():
+                error = self._lost("unavailable", "the connection was reset")
+            case _:
+                error = self.error("unavailable", f"the request failed: {exc}")
+        # The cause is for tracebacks, unless it quotes a key.
+        raise error from None if any(secret in str(exc) for secret in self._secrets) else exc
 
     def _not_connected(self, exc: httpx.TransportError) -> ProviderError:
         """Say why there is no connection; what may pass by itself is worth another try."""
@@ -104,10 +109,6 @@ class Exchange:
             words = words.replace(secret, "[key]")
         words = clean_text(words)
         return words if len(words) <= _MAX_WORDS else f"{words[:_MAX_WORDS]}…"
-
-    def _shown(self, exc: Exception) -> Exception | None:
-        """Give the cause for tracebacks, unless it quotes a key."""
-        return None if any(secret in str(exc) for secret in self._secrets) else exc
 
 
 def _root_of(exc: BaseException) -> BaseException:

@@ -6,9 +6,10 @@ whether to ask again, ``retry``'s; whether a server that keeps failing is asked 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -33,6 +34,8 @@ _MAX_CONNECTIONS = 256
 _KEPT_CONNECTIONS = 16
 # How long the end of an answered request is waited for, so that its connection can serve the next.
 _DRAIN_SECONDS = 0.5
+# How late the deadline of a streamed piece may strike, as a factor.
+_LATENESS = 1.05
 # A server that has refused has its words ready.
 _REFUSAL_SECONDS = 10.0
 
@@ -179,14 +182,18 @@ async def _send(
     timeout = httpx.Timeout(None, connect=deadlines.connect, pool=deadlines.connect)
     headers = {**call.headers, "accept": call.accept[0], "accept-encoding": "identity"}
     seconds = min(deadlines.first_byte, deadlines.total)
-    with exchange.translated(f"it was silent for {seconds:g} s"), trio.fail_after(seconds):
+    try:
         request = client.build_request(
             call.method, call.url, headers=headers, content=call.body, timeout=timeout
         )
         if request.url.scheme == "https":
             request.extensions["trace"] = Handshake()
         request.stream = Upload(call.body or b"")
-        return await client.send(request, stream=True)
+        with trio.move_on_after(seconds):
+            return await client.send(request, stream=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        exchange.raise_translated(exc)
+    raise exchange.too_slow(f"it was silent for {seconds:g} s")
 
 
 class Body:
@@ -205,6 +212,7 @@ class Body:
         self._pieces: AsyncIterator[bytes] = response.aiter_raw()
         self._size = 0
         self._has_ended = False
+        self._scope: trio.CancelScope | None = None
 
     async def read(self, *, seconds: float | None = None) -> bytes:
         """Wait for the next piece; empty is the end. ``seconds`` replaces the usual deadline.
@@ -212,11 +220,12 @@ class Body:
         Raises:
           ProviderError: ``unavailable`` on a deadline or a reset, ``bad_reply`` past the bound or a torn end.
         """
-        seconds = self._patience() if seconds is None else seconds
-        until = min(trio.current_time() + seconds, self._until)
-        late = "it took too long as a whole" if until == self._until else f"it was silent for {seconds:g} s"
-        with self._exchange.translated(late), trio.fail_at(until):
-            piece = await anext(self._pieces, b"")
+        scope = self._scope
+        if scope is None or seconds is not None:
+            piece = await self._read_within(self._patience() if seconds is None else seconds)
+        else:
+            self._move(scope, self._patience())
+            piece = await self._next_piece()
         if not self._size:
             self._exchange.heard(self.status)
         self._has_ended = not piece
@@ -224,6 +233,22 @@ class Body:
         if self._size > MAX_BODY_BYTES:
             raise self._exchange.error("bad_reply", f"the answer is longer than {MAX_BODY_BYTES} bytes")
         return piece
+
+    @contextmanager
+    def streamed(self) -> Generator[None]:
+        """Read many pieces at less cost: inside, the usual deadline ends the block, not ``read`` alone.
+
+        One scope whose deadline is moved does for all; one for each piece takes longer than decoding it.
+        Whoever reads must not be long about other things, for these count as the server's silence.
+
+        Raises:
+          ProviderError: on leaving, when a deadline has passed.
+        """
+        with trio.CancelScope() as self._scope:
+            yield
+        scope, self._scope = self._scope, None
+        if scope.cancelled_caught:
+            raise self._too_late(scope.deadline, self._patience())
 
     async def read_all(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """Read to the end, or to ``limit`` bytes, where it is cut. What is compressed counts as empty.
@@ -245,6 +270,33 @@ class Body:
         with trio.move_on_after(_DRAIN_SECONDS), suppress(ProviderError):
             while not self._has_ended:
                 await self.read()
+
+    async def _read_within(self, seconds: float) -> bytes:
+        if self._scope:
+            self._scope.deadline = inf
+        until = min(trio.current_time() + seconds, self._until)
+        with trio.move_on_at(until):
+            return await self._next_piece()
+        raise self._too_late(until, seconds)
+
+    def _move(self, scope: trio.CancelScope, seconds: float) -> None:
+        now = trio.current_time()
+        # Moved a little further than it has to be, so that most pieces find it where it may stay.
+        if not seconds <= scope.deadline - now <= seconds * _LATENESS:
+            scope.deadline = min(now + seconds * _LATENESS, self._until)
+
+    async def _next_piece(self) -> bytes:
+        import httpx
+
+        try:
+            return await anext(self._pieces, b"")
+        except httpx.HTTPError as exc:
+            self._exchange.raise_translated(exc)
+
+    def _too_late(self, until: float, seconds: float) -> ProviderError:
+        is_whole = until == self._until
+        late = "it took too long as a whole" if is_whole else f"it was silent for {seconds:g} s"
+        return self._exchange.too_slow(late)
 
     def _patience(self) -> float:
         """Say how long the next piece may take, in seconds."""

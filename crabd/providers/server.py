@@ -102,7 +102,8 @@ class Server(Provider):
             answer = _Answer(
                 self._dialect.decoder(request.model, self._key.hide), body, self._facts(request.model)
             )
-            yield answer
+            with body.streamed():
+                yield answer
             if answer.is_finished:
                 await body.drain()
 

@@ -129,8 +129,10 @@ class Broker:
 
         Done before anybody comes or goes, so that each gets exactly what is published while it is there.
         """
+        # What several sessions have for a link goes in one send, too.
+        is_alone = len(self._fresh) == 1
         while self._fresh:
-            self._fresh.popleft().flush()
+            self._fresh.popleft().flush(at_once=is_alone)
 
     def watch(self, subscriber: Subscriber) -> None:
         """Give a subscriber the events of all sessions from now on."""
@@ -210,8 +212,11 @@ class Topic:
         self._freshen(self._seq, event, run)
         return self._seq
 
-    def flush(self) -> None:
-        """Give everybody what is fresh, in one piece where they keep up."""
+    def flush(self, *, at_once: bool = True) -> None:
+        """Give everybody what is fresh, in one piece where they keep up.
+
+        Not ``at_once``, each link gathers it with what else there is for it.
+        """
         self._end_growth()
         fresh, self._fresh, self._fresh_bytes = self._fresh, [], 0
         if not fresh:
@@ -219,13 +224,13 @@ class Topic:
         shipment = Shipment(self, fresh)
         watchers = self._broker.watchers
         for subscription in self._subscriptions.values():
-            subscription.offer_all(shipment)
+            subscription.offer_all(shipment, at_once)
         for subscriber, subscription in watchers.items():
             if subscriber not in self._subscriptions:
-                subscription.offer_all(shipment)
+                subscription.offer_all(shipment, at_once)
         for (subscriber, run), follower in self._followers.items():
             if subscriber not in self._subscriptions and subscriber not in watchers:
-                follower.subscription.offer_all(shipment.of_run(run))
+                follower.subscription.offer_all(shipment.of_run(run), at_once)
 
     def subscribe(self, subscriber: Subscriber) -> bool:
         """Give a subscriber every event from now on; false if it had them already."""
@@ -375,10 +380,10 @@ class Subscription:
         if self._held_of is topic:
             self._let_go()
 
-    def offer_all(self, shipment: Shipment) -> None:
+    def offer_all(self, shipment: Shipment, at_once: bool) -> None:
         """Give the subscriber events as they are if it keeps up, or else look at each."""
         is_level = self._held_of is None and not self._gaps
-        if not (is_level and self._subscriber.post_at_once(shipment.bundle)):
+        if not (at_once and is_level and self._subscriber.post_at_once(shipment.bundle)):
             for published in shipment.events:
                 self.offer(shipment.topic, published)
 

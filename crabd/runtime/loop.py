@@ -38,8 +38,6 @@ from crabd.tools.base import Tool, ToolContext, ToolOutcome
 
 # Tools of one round that work at the same time.
 MAX_PARALLEL_TOOLS = 8
-# Text that has come is written down at least every 250 ms; this leaves room for the writing.
-PARTIAL_SECONDS = 0.2
 # How long the last records of a cancelled run may take. Disks that need longer are broken.
 CLOSING_SECONDS = 5.0
 INTERNAL = ErrorInfo(INTERNAL_ERROR, "internal", "internal error: the daemon's log has the traceback")
@@ -85,6 +83,9 @@ class Driver:
         # The last step before the model was asked. A reply that the log has whole comes after it.
         self._asked_after = 0
         self._meter: Meter | None = None
+        # The reply of which a part was written down last.
+        self._kept = run.reply
+        self._is_keeping = False
         # The first step of the run.
         self._first_step: int | None = None
         # What is told once the records that go with it are durable.
@@ -117,20 +118,23 @@ class Driver:
         """Read them once, so that all requests of a run begin alike."""
         self._instructions = await self._trust.read(self._session.meta.cwd)
 
-    async def keep_partials(self) -> None:
-        """Write replies down as they come, so that a kill loses next to nothing; ends with the run."""
-        kept = self._run.reply
-        while not self._job.settled.is_set():
-            with trio.move_on_after(PARTIAL_SECONDS):
-                await self._job.settled.wait()
-            reply = self._run.reply
-            piece = Partial(self._run.id, self._asked_after, reply.take_fresh())
-            if piece.content and not self._job.settled.is_set():
-                try:
-                    await self._session.log.keep_partial(piece, is_first=reply is not kept)
-                except StoreError as exc:
-                    log.warning("partial_not_kept", session=self._session.id, problem=str(exc))
-                kept = reply
+    @property
+    def has_partial(self) -> bool:
+        """Something has come that is to be written down, and nothing is being written."""
+        return self._run.reply.has_fresh and not self._is_keeping
+
+    async def keep_partial(self) -> None:
+        """Write down what has come of the reply since the last time."""
+        reply = self._run.reply
+        piece = Partial(self._run.id, self._asked_after, reply.take_fresh())
+        is_first, self._kept = reply is not self._kept, reply
+        self._is_keeping = True
+        try:
+            await self._session.log.keep_partial(piece, is_first=is_first)
+        except StoreError as exc:
+            log.warning("partial_not_kept", session=self._session.id, problem=str(exc))
+        finally:
+            self._is_keeping = False
 
     async def _advance(self) -> None:
         while True:

@@ -35,6 +35,11 @@ class Reply:
         """Neither text nor thinking has come."""
         return not any(segment.parts for segment in self._blocks)
 
+    @property
+    def has_fresh(self) -> bool:
+        """Something has come since ``take_fresh``."""
+        return bool(self._fresh)
+
     def receive(self, chunk: Chunk) -> list[AnyEvent]:
         """Take a chunk; text and thinking become events, and pieces of calls wait until they are whole."""
         match chunk:

@@ -34,6 +34,7 @@ from crabd.runtime.compaction import plan_cut
 from crabd.runtime.intake import take_steer
 from crabd.runtime.loop import INTERNAL, Driver, Equipment
 from crabd.runtime.naming import give_title, lacks_title
+from crabd.runtime.partials import Partials
 from crabd.runtime.rewind import Rewinding, plan_rewind
 from crabd.runtime.router import Identity
 from crabd.runtime.run import Run
@@ -82,6 +83,7 @@ class Runtime:
         self.titles = titles
         self.is_stopping = False
         self._runs = runs
+        self._partials = Partials(runs)
         self._tools = tools
 
     def __repr__(self) -> str:
@@ -401,9 +403,9 @@ class Runtime:
 
     async def _work(self, session: Session, job: Job, run: Run, ticket: Ticket) -> None:
         driver = Driver(session, job, run, ticket, lambda: self._equip(session, run.guest), self.trust)
-        self._runs.start_soon(driver.keep_partials)
         try:
-            await driver.drive()
+            with self._partials.kept(driver):
+                await driver.drive()
         finally:
             self._release(session, job)
         await session.checkpoint()

@@ -22,26 +22,37 @@ Args = TypeVarTuple("Args")
 
 
 class Threads:
-    """At most ``THREADS`` of each kind of call at a time. What has begun is waited for in any case."""
+    """So many threads for each kind of call. What has begun is waited for in any case."""
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(THREADS)
-        self._unsynced = trio.CapacityLimiter(UNSYNCED_THREADS)
-        self._shared = trio.CapacityLimiter(THREADS)
-        self._idle = THREADS
-        # Something waits only while no thread is idle.
-        self._waiting: deque[_Job[object]] = deque()
+        self._syncing = _Line(THREADS)
+        self._unsynced = _Line(UNSYNCED_THREADS)
 
     async def run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """Make one call."""
         return await trio.to_thread.run_sync(work, *args, limiter=self._limiter)
 
-    async def run_unsynced(self, work: Callable[[*Args], T], *args: *Args) -> T:
-        """Make one call that syncs nothing, and not behind those that do."""
-        return await trio.to_thread.run_sync(work, *args, limiter=self._unsynced)
-
     async def run_together(self, work: Callable[[], T]) -> T:
         """Make a short call, in one go with those of others if it has to wait. Once in line it is made."""
+        return await self._syncing.run(work)
+
+    async def run_unsynced(self, work: Callable[[], T]) -> T:
+        """Like ``run_together`` for a call that syncs nothing, and not behind those that do."""
+        return await self._unsynced.run(work)
+
+
+class _Line:
+    """Short calls that wait for a few threads, and go several together."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._limiter = trio.CapacityLimiter(threads)
+        self._idle = threads
+        # Something waits only while no thread is idle.
+        self._waiting: deque[_Job[object]] = deque()
+
+    async def run(self, work: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
         job = _Job(work)
         # It lasts as long as the disk takes for those in front, as a call that has begun does.
@@ -58,7 +69,7 @@ class Threads:
 
     async def _do(self, jobs: Sequence[_Job[object]]) -> None:
         try:
-            await trio.to_thread.run_sync(_do_all, jobs, limiter=self._shared)
+            await trio.to_thread.run_sync(_do_all, jobs, limiter=self._limiter)
         finally:
             for job in jobs:
                 job.turn.set()
@@ -70,7 +81,7 @@ class Threads:
             self._idle += 1
             return
         # The others are for the threads that are about to be idle.
-        share = min(MOST_TOGETHER, -(-len(self._waiting) // THREADS))
+        share = min(MOST_TOGETHER, -(-len(self._waiting) // self._threads))
         jobs = [self._waiting.popleft() for _ in range(share)]
         jobs[0].charges = jobs
         jobs[0].turn.set()

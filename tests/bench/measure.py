@@ -88,3 +88,8 @@ def on_one_core() -> Generator[None]:
 def cpu_seconds(pid: int) -> float:
     """Read how long the main thread of a process has been running."""
     return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[0]) / 1e9
+
+
+def waiting_seconds(pid: int) -> float:
+    """Read how long the main thread of a process could have run, had others not."""
+    return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1]) / 1e9

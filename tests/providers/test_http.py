@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -10,7 +11,7 @@ import trio.testing
 
 from crabd.errors import ProviderError, ServerLeftAlone
 from crabd.providers.circuit import FAILURES, FIRST_PAUSE
-from crabd.providers.http import Call, Http
+from crabd.providers.http import Body, Call, Http
 from crabd.providers.settings import Deadlines
 from tests.faults.model_server import GOOD, PATIENCE, Bytes, FaultServer, Script, head, open_fault_server
 
@@ -213,3 +214,74 @@ def test_a_call_does_not_show_its_key_or_its_words() -> None:
     call = Call("test", "POST", "https://a/v1", {"authorization": "Bearer sk-1"}, ("text/html",), b"secret")
 
     assert repr(call) == "<Call POST https://a/v1>"
+
+
+async def open_streamed(http: Http, server: FaultServer, stack: AsyncExitStack) -> Body:
+    """Ask, and enter the block in which the answer is read piece by piece."""
+    call = Call("test", "POST", f"{server.url}/v1/x", {}, ("text/event-stream",), b"{}")
+    body = await stack.enter_async_context(http.open(call))
+    stack.enter_context(body.streamed())
+    return body
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "words"),
+    [
+        (Deadlines(first_byte=0.3), "it was silent for 0.3 s"),
+        (Deadlines(idle=0.3), "it was silent for 0.3 s"),
+        (Deadlines(total=0.3), "it took too long as a whole"),
+    ],
+)
+async def test_silence_ends_the_block_in_which_an_answer_is_streamed(
+    http: Http, server: FaultServer, deadlines: Deadlines, words: str
+) -> None:
+    http.configure({"test": deadlines})
+    server.break_down((Bytes(head() + (b"" if deadlines.first_byte < 1 else b"piece")), "hold"))
+
+    async def read_on() -> None:
+        async with AsyncExitStack() as stack:
+            body = await open_streamed(http, server, stack)
+            while await body.read():
+                pass
+
+    with trio.fail_after(PATIENCE), pytest.raises(ProviderError, match=words):
+        await read_on()
+
+
+async def test_a_streamed_answer_may_take_longer_than_it_may_be_silent(
+    http: Http, server: FaultServer, mock_clock: trio.testing.MockClock
+) -> None:
+    http.configure({"test": Deadlines(first_byte=1, idle=1)})
+    server.break_down((Bytes(head() + b"a"), "hold", Bytes(b"b"), "close"))
+
+    async with AsyncExitStack() as stack:
+        body = await open_streamed(http, server, stack)
+        pieces = [await body.read()]
+        mock_clock.jump(0.9)
+        server.let_go()
+        pieces.append(await body.read())
+        mock_clock.jump(0.9)
+        pieces.append(await body.read())
+
+    assert pieces == [b"a", b"b", b""]
+
+
+async def test_a_piece_with_a_deadline_of_its_own_is_waited_for_as_long_as_that(
+    http: Http, server: FaultServer, mock_clock: trio.testing.MockClock
+) -> None:
+    http.configure({"test": Deadlines(first_byte=1)})
+    server.break_down((Bytes(head() + b"a"), "hold", Bytes(b"b"), "close"))
+
+    async def go_on() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(2)
+        server.let_go()
+
+    async with AsyncExitStack() as stack:
+        body = await open_streamed(http, server, stack)
+        pieces = [await body.read()]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            pieces.append(await body.read(seconds=3))
+
+    assert pieces == [b"a", b"b"]

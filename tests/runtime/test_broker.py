@@ -465,6 +465,23 @@ def test_what_arises_in_one_wake_up_leaves_together_and_is_one_object_for_all() 
     assert all(reader.bundles[0] is readers[0].bundles[0] for reader in readers)
 
 
+def test_what_arises_in_several_sessions_is_gathered_for_each_reader() -> None:
+    tick, reader = Tick(), Prompt()
+    topics = [tick.broker.topic(f"a_b_{n}") for n in range(3)]
+    tick.broker.watch(reader)
+
+    for topic in topics:
+        topic.publish(TextStart())
+    tick.over()
+    gathered = list(reader.bundles)
+    topics[0].publish(TextDelta("a"))
+    tick.over()
+
+    assert gathered == []
+    assert [told(payload)["session"] for payload in reader.payloads] == ["a_b_0", "a_b_1", "a_b_2", "a_b_0"]
+    assert len(reader.bundles) == 1
+
+
 def test_a_follower_gets_of_a_bundle_what_is_of_its_run() -> None:
     tick, reader = Tick(), Prompt()
     topic = tick.broker.topic("a_b_1")

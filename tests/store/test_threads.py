@@ -121,3 +121,17 @@ async def test_a_single_call_raises_what_it_raises() -> None:
 
     with pytest.raises(FileNotFoundError, match="there"):
         await Threads().run(work, "there")
+
+
+async def test_a_call_that_syncs_nothing_does_not_wait_behind_those_that_do() -> None:
+    threads, go = Threads(), threading.Event()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for _ in range(MANY):
+                nursery.start_soon(threads.run_together, partial(go.wait, 30))
+            await trio.testing.wait_all_tasks_blocked()
+            answer = await threads.run_unsynced(lambda: "written")
+            go.set()
+
+    assert answer == "written"
