@@ -596,7 +596,9 @@ def _whole(reply: Reply) -> dict[str, Any]:
     ]
     message = {"role": "assistant", "content": text, **({"tool_calls": tool_calls} if tool_calls else {})}
     choice = {"index": 0, "message": message, "finish_reason": reply.finish}
-    return {"object": "chat.completion", "choices": [choice], "usage": _usage(reply.usage or (0, 0))}
+    # LiteLLM's proxy wants to be told the tier.
+    names = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "service_tier": "default"}
+    return {**names, "choices": [choice], "usage": _usage(reply.usage or (0, 0))}
 
 
 def _usage(tokens: tuple[int, int]) -> dict[str, int]:

@@ -75,9 +75,9 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return dialect
 
 
-@pytest.fixture(params=[True, False], ids=["streamed", "whole"])
-async def provider(request: pytest.FixtureRequest, proxy: str, kind: Kind) -> AsyncIterator[Provider]:
-    provider = provider_at(proxy, key=KEY, kind=kind, is_streamed=request.param)
+@pytest.fixture
+async def provider(proxy: str, kind: Kind) -> AsyncIterator[Provider]:
+    provider = provider_at(proxy, key=KEY, kind=kind)
     yield provider
     await provider.aclose()
 
@@ -116,6 +116,19 @@ async def test_a_round_with_calls_goes_through_and_back(upstream: ModelServer, p
     assert text_of(message_of(second)) == "it"
     assert [turn["role"] for turn in asked] == ["system", "user", "assistant", "tool", "tool"]
     assert [turn["content"] for turn in asked[3:]] == ["it", "[error] there is none"]
+
+
+async def test_an_answer_may_be_asked_for_whole(upstream: ModelServer, proxy: str, kind: Kind) -> None:
+    provider = provider_at(proxy, key=KEY, kind=kind, is_streamed=False)
+    await upstream.script(structs.replace(says("I look.", Call("read", '{"path":"x"}', "a")), usage=(70, 50)))
+
+    reply = await answer(provider, user_text("What is in x?"))
+
+    await provider.aclose()
+    assert message_of(reply).content == (TextBlock("I look."), ToolCall("a", "read", '{"path":"x"}'))
+    assert reply.finish
+    assert reply.finish.usage
+    assert (reply.finish.usage.input_tokens, reply.finish.usage.output_tokens) == (70, 50)
 
 
 @pytest.mark.parametrize(
