@@ -1,0 +1,1 @@
+"""Files: found, read, changed all or none, and kept as they were."""
