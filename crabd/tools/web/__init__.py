@@ -1,0 +1,1 @@
+"""The web: pages fetched from addresses that are everybody's, as text."""
