@@ -8,6 +8,8 @@ A file is YAML front matter between ``---`` lines and, below it, the prompt::
     max_rounds: 20
     budget: {tokens: 2000000, cost: 5, rounds: 500, seconds: 7200}
     daily_budget: {cost: 20}
+    mode: accept-edits
+    permissions: {allow: ["bash(pytest *)"], deny: ["edit(docs/**)"]}
     ---
     You review changes. Be brief.
 
@@ -16,6 +18,7 @@ The agent's name is the file's, without ``.md``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +26,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from crabd.errors import ConfigError, NotFound
-from crabd.events import Budget, DailyBudget
+from crabd.events import Budget, DailyBudget, Mode, RuleLists
+from crabd.runtime.permissions.rules import Rule, read_rules
 
 # Model calls in one run; above it a run is more likely lost than busy.
 MAX_ROUNDS = 50
@@ -42,7 +46,7 @@ class FrontMatter(Struct, frozen=True, forbid_unknown_fields=True):
     ``fallbacks`` are models that are asked, in order, when the agent's own gives no answer.
     With ``continue_partial`` a run goes on from an answer that broke off in its middle, rather than end.
     ``budget`` is for each of its sessions that has no own, ``daily_budget`` for all of them together.
-    ``compact_at`` is a part of the model's window.
+    ``compact_at`` is a part of the model's window. Sessions that have no ``mode`` have this one.
     """
 
     description: str = ""
@@ -56,15 +60,18 @@ class FrontMatter(Struct, frozen=True, forbid_unknown_fields=True):
     budget: Budget = Budget()
     daily_budget: DailyBudget = DailyBudget()
     compact_at: Annotated[float, Meta(ge=0.1, le=1.0)] = COMPACT_AT
+    mode: Mode | None = None
+    permissions: RuleLists = RuleLists()
 
 
 class Agent(Struct, frozen=True):
-    """An agent as a run finds it. ``source`` is its file, or ``built-in``."""
+    """An agent as a run finds it. ``source`` is its file, or ``built-in``; ``rules`` are its permissions."""
 
     name: str
     prompt: str
     options: FrontMatter
     source: str
+    rules: tuple[Rule, ...] = ()
 
 
 DEFAULT_AGENT = Agent("crab", DEFAULT_PROMPT, FrontMatter(description="a general assistant"), BUILT_IN)
@@ -76,17 +83,16 @@ class Agents(Struct, frozen=True):
     by_name: dict[str, Agent]
     problems: tuple[str, ...] = ()
 
-    def get(self, name: str) -> Agent:
-        """Look an agent up.
+    def get(self, name: str, others: Mapping[str, Agent] | None = None) -> Agent:
+        """Look an agent up; those of a project are the ``others``, which take the place of none.
 
         Raises:
           NotFound: there is none of that name.
         """
-        try:
-            return self.by_name[name]
-        except KeyError:
-            known = ", ".join(sorted(self.by_name))
-            raise NotFound("agent", name, hint=f"there are {known}") from None
+        agents = {**(others or {}), **self.by_name}
+        if name not in agents:
+            raise NotFound("agent", name, hint=f"there are {', '.join(sorted(agents))}")
+        return agents[name]
 
 
 def load_agents(folder: Path, previous: Agents | None = None) -> Agents:
@@ -110,7 +116,7 @@ def parse_agent(name: str, text: str, *, source: str) -> Agent:
     """Read one agent file's text.
 
     Raises:
-      ConfigError: the front matter is not closed, is not YAML, or says something unknown.
+      ConfigError: the front matter is not closed, is not YAML, says something unknown, or has a wrong rule.
     """
     head, prompt = _split(text, source)
     try:
@@ -118,7 +124,7 @@ def parse_agent(name: str, text: str, *, source: str) -> Agent:
     except ValueError as exc:
         # All of msgspec's errors are one, and so is what comes of a YAML date that no calendar has.
         raise ConfigError(source, f"front matter: {exc}") from exc
-    return Agent(name, prompt.strip(), options, source)
+    return Agent(name, prompt.strip(), options, source, read_rules(options.permissions, source))
 
 
 def _split(text: str, source: str) -> tuple[str, str]:
