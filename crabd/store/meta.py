@@ -13,18 +13,23 @@ from typing import Protocol, TypeVar
 
 from msgspec import UNSET, Struct, structs
 
-from crabd.events import Budget, SessionUsage
+from crabd.events import Budget, Mode, PlanItem, RuleLists, SessionUsage
 from crabd.messages import Usage, UserMessage
 from crabd.store.record import (
+    Answered,
+    Asked,
     Claimed,
     Cleared,
     Compacted,
     Configured,
     Created,
+    FileChanged,
+    FileKept,
     Forked,
     MessageAdded,
     MessageQueued,
     ModelCalled,
+    Planned,
     Rewound,
     RunClosed,
     RunOpened,
@@ -110,7 +115,10 @@ class SessionMeta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: Source | None = None
     claims: tuple[Claim, ...] = ()
     budget: Budget = Budget()
+    mode: Mode | None = None
+    permissions: RuleLists = RuleLists()
     spent: tuple[Spent, ...] = ()
+    plan: tuple[PlanItem, ...] = ()
 
 
 class Deletion(Struct, frozen=True, omit_defaults=True):
@@ -183,18 +191,27 @@ def advance(meta: SessionMeta, step: Step) -> SessionMeta:
         case Compacted(context_tokens=tokens):
             usage = structs.replace(meta.usage, context_tokens=tokens)
             return structs.replace(meta, archives=meta.archives + 1, usage=usage)
-        case Shortened(context_tokens=tokens) | Rewound(context_tokens=tokens):
+        case Shortened(context_tokens=tokens):
             return structs.replace(meta, usage=structs.replace(meta.usage, context_tokens=tokens))
+        case Rewound(context_tokens=tokens):
+            # What was planned may be what was taken back.
+            usage = structs.replace(meta.usage, context_tokens=tokens)
+            return structs.replace(meta, usage=usage, plan=())
+        case Planned(plan=plan):
+            return structs.replace(meta, plan=plan)
         case Forked(session=session):
             return structs.replace(meta, forked_from=session)
         case Cleared():
-            return structs.replace(meta, usage=structs.replace(meta.usage, context_tokens=0))
+            return structs.replace(meta, usage=structs.replace(meta.usage, context_tokens=0), plan=())
         case Configured() as change:
             return structs.replace(meta, **_set_fields(change))
         case Claimed(request_key=key, topic=topic):
             claims = (*meta.claims, Claim(key, step.at, topic))
             return structs.replace(meta, claims=still_known(claims, step.at))
-        case Created():
+        case Answered(decision="allow_session", rules=rules):
+            allow = tuple(dict.fromkeys((*meta.permissions.allow, *rules)))
+            return structs.replace(meta, permissions=structs.replace(meta.permissions, allow=allow))
+        case Created() | Asked() | Answered() | FileKept() | FileChanged():
             return meta
 
 

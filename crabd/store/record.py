@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
-from crabd.events import Budget, ErrorInfo
+from crabd.events import Budget, ErrorInfo, Mode, PlanItem, Resolution, RuleLists
 from crabd.messages import Message, StopReason, Usage, UserBlock
 
 # What a model was called for.
@@ -103,6 +103,36 @@ class ModelCalled(Struct, frozen=True, omit_defaults=True, tag_field="type", tag
     estimated: bool = False
 
 
+class Asked(Struct, frozen=True, tag_field="type", tag="asked"):
+    """A call waits for a person: for leave, or for answers. ``text`` is what is asked, in a few lines."""
+
+    run: str
+    call: str
+    tool: str
+    text: str
+
+
+class Answered(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="answered"):
+    """A person has said something to a call: what was decided, or null where a question was answered.
+
+    ``by`` names who it was. A call that was asked about and has neither this nor a result was never made.
+    """
+
+    run: str
+    call: str
+    decision: Resolution | None
+    by: str
+    reason: str = ""
+    rules: tuple[str, ...] = ()
+
+
+class Planned(Struct, frozen=True, tag_field="type", tag="planned"):
+    """The agent has another plan."""
+
+    run: str
+    plan: tuple[PlanItem, ...]
+
+
 class RunClosed(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="run_closed"):
     """A run is over. One that was never opened was cancelled while its message waited."""
 
@@ -124,7 +154,8 @@ class Compacted(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="
     """History up to and including step ``upto`` is replaced by ``summary``, save for the message ``goal``.
 
     ``goal`` is the step of the first user message, kept word for word, or as head and tail when it has more
-    than ``goal_length`` characters; null when there is none. ``tasks`` are what the open run is about.
+    than ``goal_length`` characters; null when there is none. ``tasks`` are what the open run is about, and
+    ``plan`` is the agent's as it was then, in words, unless nothing of it was left to do.
     """
 
     archive: str
@@ -136,6 +167,7 @@ class Compacted(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="
     instructions: str | None = None
     goal_length: int | None = None
     tasks: tuple[Task, ...] = ()
+    plan: str = ""
 
 
 class Shortened(Struct, frozen=True, tag_field="type", tag="shortened"):
@@ -175,6 +207,30 @@ class Configured(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     auto_compact: bool | None | UnsetType = UNSET
     paused: bool | UnsetType = UNSET
     budget: Budget | UnsetType = UNSET
+    mode: Mode | None | UnsetType = UNSET
+    permissions: RuleLists | UnsetType = UNSET
+
+
+class FileKept(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="file_kept"):
+    """A call is about to change a file, whose content ``before``, by its digest, is kept; null is no file.
+
+    Without a run it was no call but a person who had files restored.
+    """
+
+    run: str
+    call: str
+    path: str
+    before: str | None
+    mode: int | None = None
+
+
+class FileChanged(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="file_changed"):
+    """What a call has left of a file: ``after`` is the digest of its content, null is no file."""
+
+    run: str
+    call: str
+    path: str
+    after: str | None
 
 
 Record: TypeAlias = (
@@ -184,6 +240,9 @@ Record: TypeAlias = (
     | RunOpened
     | MessageAdded
     | ModelCalled
+    | Asked
+    | Answered
+    | Planned
     | RunClosed
     | Compacted
     | Shortened
@@ -191,6 +250,8 @@ Record: TypeAlias = (
     | Forked
     | Cleared
     | Configured
+    | FileKept
+    | FileChanged
 )
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from crabd.events import Budget, ErrorInfo
+from crabd.events import Budget, ErrorInfo, PlanItem, RuleLists
 from crabd.messages import (
     AssistantMessage,
     TextBlock,
@@ -19,15 +19,20 @@ from crabd.messages import (
     user_text,
 )
 from crabd.store.record import (
+    Answered,
+    Asked,
     Claimed,
     Cleared,
     Compacted,
     Configured,
     Created,
+    FileChanged,
+    FileKept,
     Forked,
     MessageAdded,
     MessageQueued,
     ModelCalled,
+    Planned,
     Record,
     Rewound,
     RunClosed,
@@ -48,6 +53,8 @@ usages = st.builds(Usage, counts, counts, counts, counts, counts, st.none() | se
 limits = st.none() | st.integers(1, 2**53)
 amounts = st.none() | st.floats(0, 1e9, exclude_min=True)
 budgets = st.builds(Budget, tokens=limits, cost=amounts, rounds=limits, seconds=amounts)
+rules = st.lists(words, max_size=3).map(tuple)
+rule_lists = st.builds(RuleLists, allow=rules, deny=rules, ask=rules)
 text_blocks = st.builds(TextBlock, words)
 user_contents = st.lists(text_blocks, max_size=3).map(tuple)
 assistant_blocks = (
@@ -79,6 +86,23 @@ records: st.SearchStrategy[Record] = st.one_of(
         st.none() | counts,
         st.booleans(),
     ),
+    st.builds(Asked, words, words, words, words),
+    st.builds(
+        Answered,
+        words,
+        words,
+        st.none() | st.sampled_from(["allow", "allow_session", "allow_always", "deny"]),
+        words,
+        words,
+        st.lists(words, max_size=2).map(tuple),
+    ),
+    st.builds(
+        Planned,
+        words,
+        st.lists(
+            st.builds(PlanItem, words, st.sampled_from(["pending", "in_progress", "done"])), max_size=3
+        ).map(tuple),
+    ),
     st.builds(
         RunClosed,
         words,
@@ -103,6 +127,8 @@ records: st.SearchStrategy[Record] = st.one_of(
     st.builds(Rewound, counts, counts),
     st.builds(Forked, words, counts),
     st.builds(Cleared),
+    st.builds(FileKept, words, words, words, maybe_words, st.none() | counts),
+    st.builds(FileChanged, words, words, words, maybe_words),
     st.builds(
         Configured,
         title=st.just(UNSET) | words,
@@ -113,6 +139,8 @@ records: st.SearchStrategy[Record] = st.one_of(
         auto_compact=st.just(UNSET) | st.none() | st.booleans(),
         paused=st.just(UNSET) | st.booleans(),
         budget=st.just(UNSET) | budgets,
+        mode=st.sampled_from([UNSET, None, "read-only", "full"]),
+        permissions=st.just(UNSET) | rule_lists,
     ),
 )
 appends = st.lists(st.lists(records, min_size=1, max_size=4), max_size=5)

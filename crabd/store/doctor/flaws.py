@@ -14,6 +14,8 @@ from msgspec import Struct, structs
 from crabd.messages import AssistantMessage, ToolMessage, UserMessage, tool_calls_of
 from crabd.store.meta import KEY_AGE
 from crabd.store.record import (
+    Answered,
+    Asked,
     Claimed,
     Cleared,
     Compacted,
@@ -127,6 +129,8 @@ class _Check:
                 self.open_calls = {call: asked for call, asked in self.open_calls.items() if asked <= last}
             case Cleared():
                 self._drop_calls(step.n)
+            case Asked(call=call) | Answered(call=call) if call not in self.open_calls:
+                yield self._odd(step, "stray_question", f"it is about no open call ({call})")
             case _:
                 pass
 

@@ -37,7 +37,7 @@ JOURNAL = "journal.jsonl"
 META = "meta.json"
 # Raised when the sum changes its meaning, and with the version of the lines, for nobody looks at that where a
 # meta vouches for them; metas of another version are made again from their journals.
-META_VERSION = 4
+META_VERSION = 5
 LEFT_OVER = frozenset({temp_path(Path(JOURNAL)).name, temp_path(Path(META)).name})
 
 

@@ -21,7 +21,7 @@ from crabd.store.seal import is_sealed, seal
 META = "meta"
 SUM = "crabd.json"
 # Raised when the sum changes its meaning; one of another version is made again from the steps.
-SUM_VERSION = 2
+SUM_VERSION = 3
 
 
 class Dense(Struct, frozen=True):

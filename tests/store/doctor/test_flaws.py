@@ -11,6 +11,8 @@ from crabd.messages import AssistantMessage, TextBlock, ToolCall, ToolMessage, U
 from crabd.store.doctor.flaws import find_flaws
 from crabd.store.meta import KEY_AGE
 from crabd.store.record import (
+    Answered,
+    Asked,
     Claimed,
     Cleared,
     Compacted,
@@ -26,6 +28,8 @@ from tests.store.samples import a_turn, numbered, said
 ASKS = MessageAdded("r1", AssistantMessage((ToolCall("c1", "shell", "{}"), ToolCall("c2", "shell", "{}"))))
 FIRST = MessageAdded("r1", ToolMessage("c1", "shell", "", "ok"))
 SECOND = MessageAdded("r1", ToolMessage("c2", "shell", "", "ok"))
+ASKED = Asked("r1", "c2", "shell", "make it")
+ANSWERED = Answered("r1", "c2", "allow", "nvim")
 ENDS = RunClosed("r1", "end_turn", 0.5, Usage())
 TEXT = (TextBlock("and?"),)
 
@@ -59,6 +63,7 @@ def problem(*records: Record) -> str:
         ],
         [Claimed("k", "t"), Claimed("k", "t")],
         [RunOpened("r1"), said("go"), ASKS, FIRST, Cleared(), ENDS],
+        [RunOpened("r1"), ASKS, ASKED, FIRST, ANSWERED, SECOND, ENDS],
         [*a_turn(), Compacted("a1", "sum", 3, 3, 10)],
     ],
 )
@@ -82,6 +87,12 @@ def test_what_a_daemon_writes_is_not_odd(records: list[Record]) -> None:
             "stray_result",
             [RunOpened("r1"), ASKS, FIRST, SECOND, FIRST, ENDS],
             "step 6: it answers no open call (c1)",
+        ),
+        ("stray_question", [RunOpened("r1"), ASKED, ENDS], "step 3: it is about no open call (c2)"),
+        (
+            "stray_question",
+            [RunOpened("r1"), ASKS, FIRST, SECOND, ANSWERED, ENDS],
+            "step 6: it is about no open call (c2)",
         ),
         ("order", [*a_turn(), RunOpened("r1"), ENDS], "step 7: it opens run r1 once more"),
         (
