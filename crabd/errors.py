@@ -5,12 +5,16 @@
     ├── NotFound         -32002  no such session, agent, model
     ├── Refused          -32003  not allowed now
     │   ├── SessionPaused
-    │   └── BudgetSpent
+    │   ├── BudgetSpent
+    │   ├── HookBlocked
+    │   └── CalledFromTool
     ├── NoRun            -32004  steer or cancel with nothing going
     ├── Conflict         -32005  the session is in a state that forbids it
     │   ├── SessionBusy
     │   ├── QueueFull
     │   ├── NothingToCompact
+    │   ├── TrustStale
+    │   ├── AlreadyAnswered
     │   └── RequestKeyReused
     ├── ProviderError    -32010  the model server failed
     │   └── ServerLeftAlone
@@ -140,6 +144,32 @@ class BudgetSpent(Refused):
         return f"today's budget of agent {self.agent} is spent ({figures}): {advice}"
 
 
+class HookBlocked(Refused):
+    """A hook ``on`` a point of the session has said no, or has failed where nothing may go on without it."""
+
+    kind = "hook_blocked"
+
+    def __init__(self, session: str, on: str, reason: str) -> None:
+        self.session = session
+        self.on = on
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"a {self.on} hook stops it in session {self.session}: {self.reason}"
+
+
+class CalledFromTool(Refused):
+    """Who connected was started by this daemon, for an agent."""
+
+    kind = "called_from_a_tool"
+
+    def __str__(self) -> str:
+        return (
+            "a tool may not drive the daemon that runs it, nor may a hook, or what either has started: "
+            "ask the person to do it"
+        )
+
+
 class NoRun(CrabdError):
     """Steering or cancelling needs a run that is going."""
 
@@ -199,6 +229,33 @@ class NothingToCompact(Conflict):
         return (
             f"session {self.session} has nothing yet that a summary would make shorter: go on with it first"
         )
+
+
+class TrustStale(Conflict):
+    """Files that were to be trusted are not, or no longer, as they were shown."""
+
+    kind = "trust_stale"
+
+    def __init__(self, files: tuple[str, ...]) -> None:
+        self.files = list(files)
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.files)}: not as it was shown, so nothing is trusted: look again (trust/list)"
+
+
+class AlreadyAnswered(Conflict):
+    """Somebody was quicker: ``by`` says who, ``answer`` what."""
+
+    kind = "already_answered"
+
+    def __init__(self, session: str, call: str, *, by: str, answer: str) -> None:
+        self.session = session
+        self.call = call
+        self.by = by
+        self.answer = answer
+
+    def __str__(self) -> str:
+        return f"{self.by} was first and said {self.answer} to call {self.call} of session {self.session}"
 
 
 class RequestKeyReused(Conflict):

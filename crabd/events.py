@@ -7,6 +7,7 @@ picture and goes on with the events.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
@@ -14,9 +15,19 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from crabd.messages import AssistantMessage, StopReason, ToolCall, ToolStatus, Usage, UserBlock
 
+PlanStatus: TypeAlias = Literal["pending", "in_progress", "done"]
+PLAN_MARKS: dict[PlanStatus, str] = {"pending": "[ ]", "in_progress": "[>]", "done": "[x]"}
+# How a confirmation ends. One that was ``cancelled`` ended with its run.
+Resolution: TypeAlias = Literal["allow", "allow_session", "allow_always", "deny", "cancelled"]
 SessionState: TypeAlias = Literal["idle", "running", "waiting", "paused", "stored", "damaged"]
 
 
+ProjectFileKind: TypeAlias = Literal["instructions", "agent", "skill", "hooks", "mcp", "permissions"]
+ProjectFileState: TypeAlias = Literal["trusted", "untrusted", "changed", "gone"]
+
+# What a session's agent may do without asking; ``plan`` is ``read-only`` with a plan for its end.
+Mode: TypeAlias = Literal["read-only", "ask", "accept-edits", "full", "plan"]
+Decision: TypeAlias = Literal["allow", "ask", "deny"]
 BudgetKind: TypeAlias = Literal["budget", "daily_budget"]
 BudgetLimit: TypeAlias = Literal["tokens", "cost", "rounds", "seconds"]
 
@@ -54,8 +65,19 @@ class Budget(DailyBudget, frozen=True, kw_only=True):
     seconds: Annotated[float, Meta(gt=0)] | None = None
 
 
+class RuleLists(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Permission rules, ``tool`` or ``tool(pattern)``: looked at in the order deny, allow, ask."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
+
+
 class SessionInfo(Struct, frozen=True, kw_only=True):
-    """A session at a glance. ``seq`` is the number of its newest event in this life of the daemon."""
+    """A session at a glance. ``seq`` is the number of its newest event in this life of the daemon.
+
+    Without a ``mode`` of its own it has its agent's, or the configuration's.
+    """
 
     id: str
     agent: str
@@ -78,6 +100,21 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     queue: int
     usage: SessionUsage
     seq: int
+    mode: Mode | None = None
+
+
+class ProjectFile(Struct, frozen=True):
+    """A file that a directory brings along for its agents, which count it only as it was when it was trusted.
+
+    ``changed`` is one that was trusted with another ``digest``. ``about`` is what it says it would do, in the
+    words of whoever wrote it.
+    """
+
+    path: str
+    kind: ProjectFileKind
+    digest: str
+    state: ProjectFileState
+    about: str
 
 
 class ErrorInfo(Struct, frozen=True):
@@ -104,6 +141,65 @@ class RunPicture(Struct, frozen=True):
     steers_waiting: int
 
 
+class Question(Struct, frozen=True, rename={"is_multiple": "multiple"}):
+    """What a model asks a person. With ``options`` they may be chosen from; another answer is always free."""
+
+    text: str
+    options: tuple[str, ...] = ()
+    is_multiple: bool = False
+
+
+class Waiting(Struct, frozen=True, kw_only=True):
+    """A tool call that waits for a person. ``id`` is this waiting's; models may repeat that of a ``call``."""
+
+    id: str
+    session: str
+    run: str
+    call: str
+    tool: str
+    since: datetime
+
+
+class Confirmation(Waiting, frozen=True, kw_only=True):
+    """A call that may be made or not, and all there is to decide by.
+
+    ``arguments`` is JSON, ``diff`` what would change in files, ``rule`` what asked, ``reason`` why.
+    ``sandbox`` says what confines a command. ``suggestions`` are the rules that would allow it from then on;
+    with none there is no allowing it for more than this time.
+    """
+
+    title: str
+    arguments: str
+    command: str | None
+    diff: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    url: str | None
+    cwd: str | None
+    rule: str
+    reason: str
+    sandbox: str
+    suggestions: tuple[str, ...]
+
+
+class PendingQuestion(Waiting, frozen=True, kw_only=True):
+    """A call that goes on with a person's answers."""
+
+    questions: tuple[Question, ...]
+
+
+class PlanItem(Struct, frozen=True, forbid_unknown_fields=True):
+    """One thing that an agent means to do."""
+
+    text: str
+    status: PlanStatus = "pending"
+
+
+def write_plan(plan: Iterable[PlanItem]) -> str:
+    """Write a plan as a model reads it, an item in a line; empty if there is none."""
+    return "\n".join(f"{PLAN_MARKS[item.status]} {item.text}" for item in plan)
+
+
 class BudgetState(Struct, frozen=True):
     """What a session may use, by its own settings and its agent's definition, and what it has used.
 
@@ -121,13 +217,18 @@ class BudgetState(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """A session as it is between two events: ``seq`` of the info is the last event it contains.
 
-    ``budget`` is null when nothing limits the session.
+    ``budget`` is null when nothing limits the session; ``mode`` is the one in force. ``confirmations`` and
+    ``questions`` wait for a person; ``plan`` is what the agent means to do.
     """
 
     info: SessionInfo
     run: RunPicture | None
     queue: tuple[QueuedMessage, ...]
     budget: BudgetState | None = None
+    mode: Mode = "ask"
+    confirmations: tuple[Confirmation, ...] = ()
+    questions: tuple[PendingQuestion, ...] = ()
+    plan: tuple[PlanItem, ...] = ()
 
 
 class Event(Struct, frozen=True, gc=False, tag_field="type"):
@@ -184,6 +285,40 @@ class ToolResult(Event, frozen=True, tag="tool_result"):
     duration_ms: int
 
 
+class ConfirmationRequested(Event, frozen=True, tag="confirmation_requested"):
+    confirmation: Confirmation
+
+
+class ConfirmationResolved(Event, frozen=True, tag="confirmation_resolved"):
+    """``by`` names who decided; ``rules`` are those that were added, for the session or always."""
+
+    id: str
+    call: str
+    decision: Resolution
+    by: str
+    reason: str
+    rules: tuple[str, ...]
+
+
+class QuestionAsked(Event, frozen=True, tag="question_asked"):
+    question: PendingQuestion
+
+
+class QuestionAnswered(Event, frozen=True, tag="question_answered"):
+    """``answers`` are in the questions' order, null when there are none."""
+
+    id: str
+    call: str
+    answers: tuple[str, ...] | None
+    by: str
+
+
+class PlanChanged(Event, frozen=True, tag="plan_changed"):
+    """The agent's whole plan, as it is from here on."""
+
+    plan: tuple[PlanItem, ...]
+
+
 class Steered(Event, frozen=True, tag="steered"):
     """A steering joined the run; ``steer`` is the id its acknowledgement gave."""
 
@@ -223,10 +358,10 @@ class TitleChanged(Event, frozen=True, tag="title_changed"):
     title: str
 
 
-class InstructionsUntrusted(Event, frozen=True, tag="instructions_untrusted"):
-    """The model is not told what is in these files until a person trusts their directory."""
+class ProjectUntrusted(Event, frozen=True, tag="project_untrusted"):
+    """These files of the session's directory count for nothing until a person trusts them (trust/add)."""
 
-    files: tuple[str, ...]
+    files: tuple[ProjectFile, ...]
 
 
 class UsageReported(Event, frozen=True, tag="usage"):
@@ -306,13 +441,18 @@ AnyEvent: TypeAlias = (
     | ToolCalled
     | ToolOutput
     | ToolResult
+    | ConfirmationRequested
+    | ConfirmationResolved
+    | QuestionAsked
+    | QuestionAnswered
+    | PlanChanged
     | Steered
     | Queued
     | Compacted
     | ResultsShortened
     | CompactionFailed
     | TitleChanged
-    | InstructionsUntrusted
+    | ProjectUntrusted
     | Retrying
     | UsageReported
     | BudgetSpent

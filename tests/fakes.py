@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import trio
 
 from crabd.errors import ProviderError
+from crabd.events import Confirmation, PendingQuestion
 from crabd.messages import Usage
 from crabd.providers.base import (
     Chunk,
@@ -23,7 +24,20 @@ from crabd.providers.base import (
     ToolCallChunk,
     unheard,
 )
-from crabd.tools.base import Tool, ToolContext, ToolOutcome, ToolSpec
+from crabd.runtime.guards import Artifacts, Guards, Hooks
+from crabd.runtime.hooks import HookedCall, HookVerdict
+from crabd.tools.base import (
+    Intent,
+    Preserver,
+    Tool,
+    Toolbox,
+    ToolContext,
+    Toolmaker,
+    ToolOutcome,
+    ToolSpec,
+)
+from crabd.tools.typed import Call
+from tests.tools.context import Bare, Kept
 
 # A reply is a list of these: an event holds the stream until it is set, an error breaks it.
 Part: TypeAlias = Chunk | trio.Event | ProviderError
@@ -112,6 +126,9 @@ class HeldTool(Tool):
     def spec(self) -> ToolSpec:
         return ToolSpec(self._name, "a tool of a test", {"type": "object"})
 
+    async def prepare(self, arguments: dict[str, Any], context: ToolContext) -> Call:
+        return Call(Intent(title=f"use {self._name}"), lambda: self.run(arguments, context))
+
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> ToolOutcome:
         self.began.set()
         context.report("working")
@@ -121,3 +138,90 @@ class HeldTool(Tool):
             self.was_cancelled = True
             raise
         return ToolOutcome(f"{self._name} got {arguments}")
+
+
+class FixedBox(Toolbox):
+    """A toolbox that has what it is given, and remembers being closed."""
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._tools = tuple(tools)
+        self.has_work = False
+        self.is_closed = False
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        return self._tools
+
+    @property
+    def is_busy(self) -> bool:
+        return self.has_work
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.is_closed = True
+
+
+class FixedTools(Toolmaker):
+    """Gives every session the same tools; its boxes are here to be looked at."""
+
+    def __init__(self, *tools: Tool) -> None:
+        self._tools = tools
+        self.boxes: dict[str, FixedBox] = {}
+
+    def open(self, session: str) -> FixedBox:
+        box = self.boxes[session] = FixedBox(self._tools)
+        return box
+
+
+class Shelf(Artifacts):
+    """Keeps long outputs in memory, by the path that it gives them."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    async def keep(self, session: str, call: str, text: str) -> str:
+        await trio.lowlevel.checkpoint()
+        path = f"/artifacts/{session}/{call}.txt"
+        self.texts[path] = text
+        return path
+
+
+class Hooked(Hooks):
+    """Hooks that say what they are told to say, and remember what they were asked."""
+
+    def __init__(self, verdict: HookVerdict | None = None, after: str = "") -> None:
+        self.verdict = verdict or HookVerdict()
+        self.after = after
+        self.before: list[HookedCall] = []
+        self.outcomes: list[ToolOutcome] = []
+        self.notified: list[Confirmation | PendingQuestion] = []
+
+    async def before_tool(self, call: HookedCall) -> HookVerdict:
+        await trio.lowlevel.checkpoint()
+        self.before.append(call)
+        return self.verdict
+
+    async def after_tool(self, call: HookedCall, outcome: ToolOutcome) -> str:
+        await trio.lowlevel.checkpoint()
+        self.outcomes.append(outcome)
+        return self.after
+
+    def notify(self, waiting: Confirmation | PendingQuestion) -> None:
+        self.notified.append(waiting)
+
+
+def guards(
+    hooks: Hooks | None = None,
+    artifacts: Artifacts | None = None,
+) -> Guards:
+    """Make guards that keep nothing from happening, but for what is given."""
+    return Guards(
+        confinement=Bare(),
+        preserver=_keep_nothing,
+        artifacts=artifacts or Shelf(),
+        hooks=hooks or Hooked(),
+    )
+
+
+def _keep_nothing(_session: str, _run: str, _call: str) -> Preserver:
+    return Kept()

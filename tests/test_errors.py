@@ -9,11 +9,14 @@ import pytest
 
 from crabd import errors
 from crabd.errors import (
+    AlreadyAnswered,
     BadRequest,
     BudgetSpent,
+    CalledFromTool,
     ConfigError,
     Conflict,
     CrabdError,
+    HookBlocked,
     NoRun,
     NotFound,
     NothingToCompact,
@@ -27,6 +30,7 @@ from crabd.errors import (
     SessionPaused,
     ShuttingDown,
     StoreError,
+    TrustStale,
 )
 from crabd.rpc import envelope
 
@@ -84,6 +88,25 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
         "wait until 00:00 UTC, or raise daily_budget in the agent's file and reload",
     ),
     (
+        HookBlocked("a_b_1", "before_prompt", "not on Sundays"),
+        -32003,
+        {"kind": "hook_blocked", "session": "a_b_1", "on": "before_prompt", "reason": "not on Sundays"},
+        "a before_prompt hook stops it in session a_b_1: not on Sundays",
+    ),
+    (
+        TrustStale(("/p/AGENTS.md",)),
+        -32005,
+        {"kind": "trust_stale", "files": ["/p/AGENTS.md"]},
+        "/p/AGENTS.md: not as it was shown, so nothing is trusted: look again (trust/list)",
+    ),
+    (
+        CalledFromTool(),
+        -32003,
+        {"kind": "called_from_a_tool"},
+        "a tool may not drive the daemon that runs it, nor may a hook, or what either has started: "
+        "ask the person to do it",
+    ),
+    (
         NoRun("a_b_1"),
         -32004,
         {"kind": "no_run", "session": "a_b_1"},
@@ -118,6 +141,18 @@ TABLE: list[tuple[CrabdError, int, dict[str, object], str]] = [
         -32005,
         {"kind": "nothing_to_compact", "session": "a_b_1"},
         "session a_b_1 has nothing yet that a summary would make shorter: go on with it first",
+    ),
+    (
+        AlreadyAnswered("a_b_1", "call_1", by="nvim", answer="deny"),
+        -32005,
+        {
+            "kind": "already_answered",
+            "session": "a_b_1",
+            "call": "call_1",
+            "by": "nvim",
+            "answer": "deny",
+        },
+        "nvim was first and said deny to call call_1 of session a_b_1",
     ),
     (
         RequestKeyReused("k", "session/send"),

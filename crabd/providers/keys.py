@@ -9,20 +9,18 @@ import os
 import shlex
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import trio
 
 from crabd.errors import ProviderError
+from crabd.masking import SECRET_LENGTH
 
 # A password manager may ask a person for a passphrase first.
 _COMMAND_SECONDS = 60
 # The longest keys in use are tokens of some kilobytes.
 _MAX_KEY_BYTES = 16 * 1024
-# What is shorter ("x", "none", "EMPTY", for servers that want any key at all) is no secret, and taking it out
-# of an answer would tear words and figures apart.
-_SECRET_LENGTH = 8
 
 
 class ApiKey:
@@ -39,12 +37,15 @@ class ApiKey:
         command: str | None = None,
         variable: str | None = None,
         env: Mapping[str, str],
+        learn: Callable[[str], None] | None = None,
     ) -> None:
+        """``learn`` is told the key once it is read, so that it is hidden wherever it turns up."""
         self._provider = provider
         self._file = file
         self._command = command
         self._variable = variable
         self._env = env
+        self._learn = learn
         self._value = ""
         self._is_read = False
         # Two first calls at once must not ask a person for a passphrase twice.
@@ -72,6 +73,8 @@ class ApiKey:
             if not self._is_read:
                 self._value = self._checked(await self._fetch())
                 self._is_read = True
+                if self._learn is not None:
+                    self._learn(self._value)
             return self._value or None
 
     def forget(self) -> None:
@@ -80,7 +83,7 @@ class ApiKey:
 
     def hide(self, data: bytes) -> bytes:
         """Take the key out of what came from outside: servers like to quote it in their errors."""
-        if len(self._value) < _SECRET_LENGTH:
+        if len(self._value) < SECRET_LENGTH:
             return data
         return data.replace(self._value.encode(), b"[key]")
 

@@ -6,6 +6,7 @@ It is also what demos and tests talk to: a message that begins with a directive 
     slow N [MILLISECONDS] counts, with a pause each       think TEXT         thinks TEXT, then says so
     call TOOL {json}      calls a tool (one call a line), then tells what it answered
     fail KIND             fails as a model server would
+    script                plays a whole task, line by line, as ``script`` tells
 
 It must not know who asks, nor whether anything else could have answered.
 """
@@ -13,7 +14,7 @@ It must not know who asks, nor whether anything else could have answered.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ from crabd.providers.base import (
     ToolCallChunk,
     unheard,
 )
+from crabd.providers.script import USAGE, Script, find_script
 
 if TYPE_CHECKING:
     from crabd.errors import ProviderErrorKind
@@ -61,6 +63,7 @@ NOTICE = (
     "then run `crabctl reload`."
 )
 
+NO_TOOLS = "I have no tools to call here."
 # An echo shows that the text arrived; a long one would only fill the history.
 _ECHO_LENGTH = 200
 # Enough for any demo; a directive in a pasted text must not occupy the daemon for hours.
@@ -130,6 +133,9 @@ class _Speech(AsyncIterator[Chunk]):
 
 
 def _answer(request: ModelRequest) -> _Reply:
+    script = find_script(request.messages)
+    if script is not None:
+        return _play(script, request)
     text, results = _last_turn(request.messages)
     if results:
         return _say("\n".join(_tell_result(result) for result in results))
@@ -161,6 +167,15 @@ def _last_turn(messages: tuple[Message, ...]) -> tuple[str, list[ToolMessage]]:
         if isinstance(message, ToolMessage):
             results.append(message)
     return "", results[::-1]
+
+
+def _play(script: Script, request: ModelRequest) -> _Reply:
+    now = script.next_round()
+    if now is None:
+        return _say(USAGE)
+    if now.calls and (not request.tools or request.tool_choice == "none"):
+        return _say(NO_TOOLS)
+    return _Reply((*_say(now.text).chunks, *_ask_for(now.calls, request)))
 
 
 def _say(text: str) -> _Reply:
@@ -199,17 +214,19 @@ def _fail(kind: str) -> _Reply:
 
 def _call(text: str, request: ModelRequest) -> _Reply:
     if not request.tools or request.tool_choice == "none":
-        return _say("I have no tools to call here.")
+        return _say(NO_TOOLS)
     calls = [_CALL.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
     if None in calls:
         # Some line is no call: then it is one call whose arguments run over several lines.
         calls = [_CALL.fullmatch(text.strip())]
+    return _Reply(_ask_for([(call[1], call[2] or "{}") for call in filter(None, calls)], request))
+
+
+def _ask_for(calls: Sequence[tuple[str, str]], request: ModelRequest) -> tuple[Chunk, ...]:
     first = _next_call_number(request.messages)
-    return _Reply(
-        tuple(
-            ToolCallChunk(index, f"call_{first + index}", call[1], call[2] or "{}")
-            for index, call in enumerate(filter(None, calls))
-        )
+    return tuple(
+        ToolCallChunk(index, f"call_{first + index}", name, arguments)
+        for index, (name, arguments) in enumerate(calls)
     )
 
 

@@ -5,7 +5,7 @@ Which there are and which is the default is decided in ``settings``; here it is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -58,13 +58,15 @@ class Registry(Models):
         default: str | None,
         env: Mapping[str, str],
         models: Mapping[str, ModelFacts] | None = None,
+        learn: Callable[[str], None] | None = None,
     ) -> None:
-        """Take the configuration.
+        """Take the configuration. ``learn`` is told every key that is read.
 
         Raises:
           ConfigError: see ``configure``.
         """
         self._env = env
+        self._learn = learn
         self._http = Http()
         self._detected: Chosen | None = None
         self._settings: dict[str, ProviderSettings] = {}
@@ -177,6 +179,7 @@ class Registry(Models):
             command=settings.api_key_command,
             variable=settings.api_key_env,
             env=self._env,
+            learn=self._learn,
         )
         dialect = DIALECTS[settings.kind or "openai"](name, is_streamed=settings.stream)
         facts = partial(self._facts_of, name)

@@ -13,7 +13,16 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, structs
 
-from crabd.events import AnyEvent, Envelope, Lagged, RunEnded, TextDelta, ThinkingDelta
+from crabd.events import (
+    AnyEvent,
+    ConfirmationRequested,
+    Envelope,
+    Lagged,
+    QuestionAsked,
+    RunEnded,
+    TextDelta,
+    ThinkingDelta,
+)
 from crabd.messages import utc_now
 
 # What a session keeps for a client that reconnects: some thousand deltas, or a long answer.
@@ -28,8 +37,8 @@ FRESH_BYTES = 64 * 1024
 FRESH_EVENTS = 16
 # Unsent bytes above which a subscriber loses events.
 MAX_BACKLOG = 1024 * 1024
-# A client that waits for these would wait for ever, so even a slow one gets them.
-NEVER_DROPPED = (RunEnded,)
+# A client that waits for these, or that these wait for, would wait for ever, so even a slow one gets them.
+NEVER_DROPPED = (RunEnded, ConfirmationRequested, QuestionAsked)
 DELTAS = (TextDelta, ThinkingDelta)
 
 _encoder = msgspec.json.Encoder()

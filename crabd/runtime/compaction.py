@@ -6,11 +6,12 @@ message, what is not done yet and the newest rounds stay. Long results of tools 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from crabd.events import PlanItem, write_plan
 from crabd.messages import (
     AssistantMessage,
     Message,
@@ -209,24 +210,43 @@ def extract(context: Context, cut: Cut) -> str:
 
 
 def make_boundary(
-    context: Context, cut: Cut, archive: str, summary: str, *, before: int, overhead: int = 0
+    context: Context,
+    cut: Cut,
+    archive: str,
+    summary: str,
+    *,
+    before: int,
+    overhead: int = 0,
+    plan: Sequence[PlanItem] = (),
 ) -> Compacted | None:
     """Make the record of a cut; null if the history would not become smaller by it.
 
-    ``before`` is what the context weighs, in tokens; of these ``overhead`` is what stays whatever is cut.
+    ``before`` is what the context weighs, in tokens; of these ``overhead`` is what stays whatever is cut. The
+    ``plan`` goes with it unless all of it is done: the calls that made it may be gone.
     """
     goal_text = text_of(cut.goal.message) if cut.goal else ""
     goal_length = cut.head_length if len(goal_text) > cut.head_length + MARK_LENGTH else None
     goal_text = goal_text if goal_length is None else shorten(goal_text, goal_length)
     summary = shorten(summary, cut.head_length)
-    head = make_head(goal_text, summary, cut.tasks)
+    is_open = any(item.status != "done" for item in plan)
+    planned = shorten(write_plan(plan), cut.head_length) if is_open else ""
+    head = make_head(goal_text, summary, cut.tasks, planned)
     smaller = estimate_tokens((head, *(entry.message for entry in cut.kept)))
     larger = _weight_of(context)
     if smaller >= larger:
         return None
     goal = cut.goal.step if cut.goal else None
     tokens = scale_down(before, larger, smaller, overhead)
-    return Compacted(archive, summary, cut.upto, goal, tokens, goal_length=goal_length, tasks=cut.tasks)
+    return Compacted(
+        archive,
+        summary,
+        cut.upto,
+        goal,
+        tokens,
+        goal_length=goal_length,
+        tasks=cut.tasks,
+        plan=planned,
+    )
 
 
 def plan_shortening(

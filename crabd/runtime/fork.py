@@ -19,6 +19,8 @@ from crabd.store.record import (
     Compacted,
     Configured,
     Created,
+    FileChanged,
+    FileKept,
     Forked,
     MessageAdded,
     MessageQueued,
@@ -77,7 +79,8 @@ def _is_left_behind(step: Step, told: int) -> bool:
     """Tell whether a record has no place in a copy; of the model's calls the last tells what all weighs."""
     if isinstance(step.record, ModelCalled):
         return step.n != told
-    return isinstance(step.record, Claimed | MessageQueued | Forked)
+    # What was kept of files belongs to the session that has changed them.
+    return isinstance(step.record, Claimed | MessageQueued | Forked | FileKept | FileChanged)
 
 
 def _copy(record: Record, places: Sequence[int]) -> Record:

@@ -7,34 +7,41 @@ A cancel takes effect at the next checkpoint; whatever happens, the run is close
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import INTERNAL_ERROR, BudgetSpent, CrabdError, ProviderError, StoreError
+from crabd.errors import INTERNAL_ERROR, BudgetSpent, CrabdError, HookBlocked, ProviderError, StoreError
 from crabd.events import ErrorInfo
-from crabd.messages import StopReason, ToolCall, ToolStatus, clean_text, utc_now
+from crabd.messages import StopReason, ToolCall, ToolStatus, UserMessage, clean_text, text_of, utc_now
 from crabd.providers.base import ModelChoice, ModelRequest, Retry, ToolOffer
 from crabd.runtime.agents import Agent
 from crabd.runtime.budget import Allowance
-from crabd.runtime.calls import read_arguments
+from crabd.runtime.clock import RunClock
 from crabd.runtime.compaction import Need
 from crabd.runtime.continuation import Continuation
+from crabd.runtime.files import Files
+from crabd.runtime.gate import Gate
+from crabd.runtime.guards import Guards
 from crabd.runtime.guests import as_guest, heard_by, introduce
-from crabd.runtime.instructions import Instructions
+from crabd.runtime.hooking import CommandHooks
+from crabd.runtime.hooks import frame
 from crabd.runtime.metering import Meter, tell_usage
+from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.prompt import compose_request, estimate_overhead
+from crabd.runtime.rewind import plan_rewind
 from crabd.runtime.run import Ask, CallTools, End, Run, Save, tell_error, tell_spent
 from crabd.runtime.session import Job, Session
 from crabd.runtime.summarise import Wish, make_room
 from crabd.runtime.ticket import Ticket
 from crabd.runtime.trust import Trust
 from crabd.store.base import Partial
-from crabd.store.record import MessageAdded, ModelCalled, Purpose, Record, Step
-from crabd.tools.base import Tool, ToolContext, ToolOutcome
+from crabd.store.record import MessageAdded, ModelCalled, Purpose, Record, Rewound, Step
+from crabd.tools.base import Tool, ToolOutcome
 
 # Tools of one round that work at the same time.
 MAX_PARALLEL_TOOLS = 8
@@ -70,6 +77,10 @@ class Driver:
         ticket: Ticket,
         equip: Callable[[], Equipment],
         trust: Trust,
+        guards: Guards,
+        rulebook: Rulebook,
+        hooks: CommandHooks,
+        files: Files | None = None,
     ) -> None:
         self._session = session
         self._job = job
@@ -77,8 +88,16 @@ class Driver:
         self._ticket = ticket
         self._equip = equip
         self._trust = trust
-        self._instructions = Instructions()
+        self._guards = guards
+        self._rulebook = rulebook
+        self._hooks = hooks
+        self._files = files
+        # What hooks have said to the model about the message; null until they are asked.
+        self._context: str | None = None
+        self._is_blocked = False
         self._equipment: Equipment | None = None
+        self._gate: Gate | None = None
+        self._clock = RunClock()
         self._store_error: ErrorInfo | None = None
         # The last step before the model was asked. A reply that the log has whole comes after it.
         self._asked_after = 0
@@ -90,33 +109,62 @@ class Driver:
         self._first_step: int | None = None
         # What is told once the records that go with it are durable.
         self._untold: list[events.AnyEvent] = []
-        self._started = trio.current_time()
 
     async def drive(self) -> None:
         """Run to the end. Never raises but ``Cancelled``; the run is closed and announced even then."""
         run = self._run
         try:
+            # Once, so that all requests of a run begin alike.
+            self._session.project = await self._trust.read(self._session.meta.cwd)
             self._equipment = self._equip()
+            self._gate = self._open_gate(self._equipment)
             run.max_rounds = self._equipment.agent.options.max_rounds
-            with self._job.scope, trio.move_on_after(self._equipment.allowance.seconds_left) as clock:
-                await self._read_instructions()
+            with self._job.scope, self._clock.limit(self._equipment.allowance.seconds_left) as clock:
                 await self._advance()
             if clock.cancelled_caught:
                 self._run_out_of_time(self._equipment)
+        except HookBlocked as exc:
+            self._is_blocked = True
+            self._cut_short("refused", tell_error(exc))
         except CrabdError as exc:
             self._cut_short("error", tell_error(exc))
         except Exception:
             log.exception("run_failed", session=self._session.id, run=run.id)
             self._cut_short("error", INTERNAL)
         finally:
-            self._cut_short("cancelled", self._job.cancel_error)
+            # Whoever is asked something when the daemon stops finds it in the history, as after a crash.
+            is_left = run.is_asking and self._job.cancel_error is not None
+            self._cut_short("interrupted" if is_left else "cancelled", self._job.cancel_error)
             with shielded(CLOSING_SECONDS):
                 await self._close()
+                await self._take_back()
             self._settle()
 
-    async def _read_instructions(self) -> None:
-        """Read them once, so that all requests of a run begin alike."""
-        self._instructions = await self._trust.read(self._session.meta.cwd)
+    def _open_gate(self, equipment: Equipment) -> Gate:
+        return Gate(
+            self._session,
+            self._run,
+            equipment.agent,
+            self._guards,
+            self._clock,
+            rulebook=self._rulebook,
+            tools=equipment.tools,
+            allowed=self._ticket.allowed,
+        )
+
+    async def _ask_hooks(self) -> str:
+        """Ask the hooks about the message, once it is durable.
+
+        Raises:
+          HookBlocked.
+        """
+        session = self._session
+        if not session.has_begun:
+            session.has_begun = True
+            session.opening = await self._hooks.session_start(session)
+        prompt = text_of(UserMessage(self._ticket.content))
+        said = await self._hooks.before_prompt(session, self._run.id, prompt)
+        return "\n".join(filter(None, (session.opening, said)))
 
     @property
     def has_partial(self) -> bool:
@@ -170,10 +218,10 @@ class Driver:
         self._tell()
 
     def _tell_untrusted(self) -> None:
-        """Tell which instructions are left out, each time that these are others."""
-        files = self._instructions.untrusted
+        """Tell which files of the directory are left out, each time that these are others."""
+        files = self._session.project.untrusted
         if files and files != self._session.untrusted:
-            self._publish([events.InstructionsUntrusted(files)])
+            self._publish([events.ProjectUntrusted(files)])
         self._session.untrusted = files
 
     def _first_message(self, steps: Sequence[Step]) -> int:
@@ -191,6 +239,8 @@ class Driver:
     async def _ask(self) -> None:
         equipment = self._equipment
         assert equipment is not None, "a run that is going has been equipped"
+        if self._context is None:
+            self._context = await self._ask_hooks()
         if self._run.guest:
             # The history is made to fit the model that it belongs to.
             await self._ask_once(equipment)
@@ -217,7 +267,7 @@ class Driver:
             since=self._first_step,
         )
         part = equipment.agent.options.compact_at
-        self._run.usage += await make_room(self._session, wish, need, part)
+        self._run.usage += await make_room(self._session, wish, need, part, self._hooks)
 
     async def _ask_again(self, equipment: Equipment) -> None:
         try:
@@ -265,10 +315,8 @@ class Driver:
 
     def _request(self, equipment: Equipment) -> ModelRequest:
         session = self._session
-        offers = tuple(
-            ToolOffer(tool.spec.name, tool.spec.description, tool.spec.parameters)
-            for tool in equipment.tools.values()
-        )
+        specs = self._gate.offers() if self._gate else ()
+        offers = tuple(ToolOffer(spec.name, spec.description, spec.parameters) for spec in specs)
         agent, meta, messages = equipment.agent, session.meta, session.context.messages()
         if self._run.guest or session.context.has_guests:
             messages = tuple(heard_by(agent.name, meta.agent, messages))
@@ -280,7 +328,8 @@ class Driver:
             messages,
             tools=offers,
             tool_choice=self._ticket.tool_choice if self._run.rounds == 1 else "auto",
-            instructions=self._instructions.text,
+            instructions=session.project.instructions + frame(self._context or ""),
+            mode=self._rulebook.mode_of(meta, equipment.agent) if offers else "ask",
         )
 
     async def _call_tools(self, calls: Sequence[ToolCall]) -> None:
@@ -288,6 +337,13 @@ class Driver:
         async with trio.open_nursery() as nursery:
             for call in calls:
                 nursery.start_soon(self._call_tool, call, limiter)
+        await self._settle_files()
+
+    async def _settle_files(self) -> None:
+        """Note what the calls of a round have left of files. What cannot be written waits with the rest."""
+        if self._files is not None:
+            with suppress(StoreError):
+                await self._files.settle(self._session)
 
     async def _call_tool(self, call: ToolCall, limiter: trio.CapacityLimiter) -> None:
         async with limiter:
@@ -301,24 +357,11 @@ class Driver:
         self._publish([events.ToolResult(call.id, call.name, status, output, milliseconds)])
 
     async def _work(self, call: ToolCall) -> ToolOutcome:
-        tools: Mapping[str, Tool] = self._equipment.tools if self._equipment else {}
-        tool, objection = tools.get(call.name), self._run.objection(call)
-        if tool is None:
-            known = ", ".join(sorted(tools)) or "none"
-            return ToolOutcome(f"there is no tool {call.name!r}; the tools are: {known}", is_error=True)
+        objection = self._run.objection(call)
         if objection is not None:
             return ToolOutcome(objection, is_error=True)
-        try:
-            return await tool.run(read_arguments(call), self._context_of(call))
-        except Exception:
-            log.exception("tool_failed", session=self._session.id, run=self._run.id, tool=call.name)
-            return ToolOutcome(f"the tool {call.name} failed; this is a fault in the tool", is_error=True)
-
-    def _context_of(self, call: ToolCall) -> ToolContext:
-        def report(text: str) -> None:
-            self._publish([events.ToolOutput(call.id, clean_text(text))])
-
-        return ToolContext(self._session.id, self._session.meta.cwd, report)
+        assert self._gate is not None, "a run that is going has been equipped"
+        return await self._gate.make(call)
 
     def _find_spent(self) -> BudgetSpent | None:
         return self._equipment.allowance.find_spent(utc_now().date()) if self._equipment else None
@@ -333,11 +376,14 @@ class Driver:
         model = self._equipment.choice.id if self._equipment else ""
         meter = self._meter
         call = meter.record(trio.current_time()) if meter is not None and meter.has_begun else None
+        if error is not None:
+            error = structs.replace(error, message=self._guards.masker.mask(error.message))
         self._untold += self._run.cut_short(reason, model, error, call)
         self._meter = None
 
     async def _close(self) -> None:
         try:
+            await self._settle_files()
             await self._advance()
         except StoreError:
             # Said by ``_save``. What the run still had to say waits in the session with the rest.
@@ -346,6 +392,16 @@ class Driver:
             # Nothing but a bug comes here, and it must not take the other runs along.
             log.exception("run_not_closed", session=self._session.id, run=self._run.id)
             self._store_error = INTERNAL
+
+    async def _take_back(self) -> None:
+        """Have no model ever read the message that a hook has blocked; the log keeps it."""
+        if not self._is_blocked or self._first_step is None:
+            return
+        plan = plan_rewind(self._session.id, self._session.context, self._first_step - 1)
+        try:
+            await self._session.save([Rewound(plan.step, plan.context_tokens)], is_kept=True)
+        except StoreError as exc:
+            self._fail_persistence(exc)
 
     async def _advance_to_end(self) -> None:
         action, _ = self._run.next_action(self._seconds())
@@ -375,4 +431,4 @@ class Driver:
         self._session.publish(seen, self._run.id)
 
     def _seconds(self) -> float:
-        return trio.current_time() - self._started
+        return self._clock.seconds

@@ -23,10 +23,12 @@ from crabd.messages import utc_now
 from crabd.runtime.recovery import close_interrupted
 from crabd.store.base import Reading, Skipped, Store
 from crabd.store.meta import SessionMeta, add_up
-from crabd.store.record import Created, Step
+from crabd.store.record import Configured, Created, Step
 
 # Reads what sessions there are below a path, with the memory that belongs to them; each step of it blocks.
 Read: TypeAlias = Callable[[Path, Path | None], Generator[Reading]]
+# What was allowed in it may have been so by a stranger.
+DISARMED = "what it was allowed to do without asking is not allowed here: crabctl set mode=, or permissions"
 
 
 class Write(Protocol):
@@ -143,9 +145,20 @@ def _next(readings: Generator[Reading], wish: Wish) -> Arrival | None:
     steps = _rename(reading.steps, wish)
     meta = add_up(steps)
     # A run that was going when the log was written out does not go on here.
-    ends = close_interrupted(meta, steps)
+    disarmed = _disarm(meta)
+    ends = (*close_interrupted(meta, steps), *disarmed)
     closed = (*steps, *(Step(n, utc_now(), end) for n, end in enumerate(ends, len(steps) + 1)))
-    return Arrival(structs.replace(reading, steps=()), meta, closed)
+    notes = (*reading.notes, DISARMED) if disarmed else reading.notes
+    return Arrival(structs.replace(reading, steps=(), notes=notes), meta, closed)
+
+
+def _disarm(meta: SessionMeta) -> tuple[Configured, ...]:
+    """Take back what was allowed elsewhere, perhaps by a stranger; what was forbidden stays so."""
+    mode = None if meta.mode in ("accept-edits", "full") else meta.mode
+    permissions = structs.replace(meta.permissions, allow=())
+    if (mode, permissions) == (meta.mode, meta.permissions):
+        return ()
+    return (Configured(mode=mode, permissions=permissions),)
 
 
 def _rename(steps: tuple[Step, ...], wish: Wish) -> tuple[Step, ...]:

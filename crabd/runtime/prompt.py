@@ -11,6 +11,7 @@ from itertools import islice, takewhile
 
 from msgspec import Struct, structs
 
+from crabd.events import Mode
 from crabd.messages import (
     AssistantMessage,
     Message,
@@ -40,6 +41,15 @@ from crabd.store.record import (
 BYTES_PER_TOKEN = 4
 # Room for the line that says how much of a text is left out.
 MARK_LENGTH = 64
+# What a model must know of the mode, lest it try what it may not.
+MODES: dict[Mode, str] = {
+    "read-only": "You may only read here: calls that would change something are refused.",
+    "plan": (
+        "You are to make a plan, and to change nothing yet: calls that would are refused. Look at what there "
+        "is, ask what you have to know, then write the plan down with the tool todo, say it in a few words, "
+        "and stop: the person decides whether it is carried out."
+    ),
+}
 NO_RESULT = "[no result: the run was interrupted before this call had finished]"
 
 
@@ -61,6 +71,7 @@ class Context:
         self.goal = Entry(goal.n, kept.message) if goal and isinstance(kept, MessageAdded) else None
         self.summary: str | None = None
         self.tasks: tuple[Task, ...] = ()
+        self._plan = ""
         self.entries: list[Entry] = []
         # Another agent has said something.
         self.has_guests = False
@@ -88,6 +99,7 @@ class Context:
             case Compacted(summary=summary, upto=upto, goal=goal) as cut:
                 self.goal, self._goal_length = self._find(goal), cut.goal_length
                 self.summary, self.tasks, self.floor = summary, cut.tasks, upto
+                self._plan = cut.plan
                 self._change([entry for entry in self.entries if entry.step > upto], cut.context_tokens, step)
             case Shortened(upto=upto, length=length, context_tokens=tokens):
                 shorter = [
@@ -118,6 +130,7 @@ class Context:
                 goal if self._goal_length is None else shorten(goal, self._goal_length),
                 self.summary,
                 self.tasks,
+                self._plan,
             ),
         )
 
@@ -138,12 +151,13 @@ class Context:
         self._history = History()
 
 
-def make_head(goal: str, summary: str, tasks: Iterable[Task]) -> UserMessage:
-    """Frame a summary: the goal before it, and behind it what was asked for and is not done."""
+def make_head(goal: str, summary: str, tasks: Iterable[Task], plan: str) -> UserMessage:
+    """Frame a summary: the goal before it, and behind it what was asked for and is not done, and the plan."""
     frame = f"<summary>\nThe conversation before this point, summarised:\n\n{summary}\n</summary>"
     asked = "\n\n".join(task.text for task in tasks)
     open_tasks = f"<asked_for_and_not_done_yet>\n{asked}\n</asked_for_and_not_done_yet>" if asked else ""
-    return UserMessage((TextBlock("\n\n".join(filter(None, (goal, frame, open_tasks)))),))
+    planned = f"<your_plan_by_then>\n{plan}\n</your_plan_by_then>" if plan else ""
+    return UserMessage((TextBlock("\n\n".join(filter(None, (goal, frame, open_tasks, planned)))),))
 
 
 def shorten(text: str, length: int) -> str:
@@ -219,6 +233,7 @@ def compose_request(
     tools: tuple[ToolOffer, ...] = (),
     tool_choice: str = "auto",
     instructions: str = "",
+    mode: Mode = "ask",
 ) -> ModelRequest:
     """Make one model call's request; the session's settings come before the agent's."""
     options = agent.options
@@ -226,7 +241,7 @@ def compose_request(
     place = f"\n\nThe working directory is {meta.cwd}" if meta.cwd else ""
     return ModelRequest(
         model=choice.model,
-        system=prompt + instructions + place,
+        system=prompt + instructions + place + (f"\n\n{MODES[mode]}" if mode in MODES else ""),
         messages=messages,
         tools=tools,
         tool_choice=tool_choice,

@@ -12,7 +12,6 @@ from itertools import groupby
 from crabd.events import ErrorInfo
 from crabd.messages import (
     AssistantMessage,
-    Message,
     StopReason,
     ToolCall,
     ToolMessage,
@@ -21,9 +20,19 @@ from crabd.messages import (
     UserMessage,
     tool_calls_of,
 )
+from crabd.runtime.run import tell_unmade
 from crabd.store.base import Partial
 from crabd.store.meta import SessionMeta
-from crabd.store.record import MessageAdded, MessageQueued, Record, RunClosed, RunOpened, Step
+from crabd.store.record import (
+    Answered,
+    Asked,
+    MessageAdded,
+    MessageQueued,
+    Record,
+    RunClosed,
+    RunOpened,
+    Step,
+)
 
 INTERRUPTED_OUTPUT = "[interrupted: the daemon stopped while this call was running; it may have had effects]"
 
@@ -41,8 +50,7 @@ def close_interrupted(
     waiting = sorted((queued[id_] for id_ in meta.queued), key=_place)
     if meta.open_run is not None:
         run = meta.open_run
-        messages = [added.message for step in steps if isinstance(added := step.record, MessageAdded)]
-        records += [MessageAdded(run, result) for result in _missing_results(messages)]
+        records += [MessageAdded(run, result) for result in _missing_results(steps)]
         if partial is not None and partial.run == run and partial.after >= _last_reply(run, steps):
             reply = AssistantMessage(partial.content, partial=True, agent=_guest_of(run, steps))
             records.append(MessageAdded(run, reply))
@@ -56,13 +64,11 @@ def close_interrupted(
 
 def answer_calls(steps: Sequence[Step]) -> tuple[Record, ...]:
     """Make results for the calls at a log's end that have none, though their run is closed."""
-    last: list[MessageAdded] = []
-    for step in reversed(steps):
-        if isinstance(added := step.record, MessageAdded):
-            last.insert(0, added)
-            if not isinstance(added.message, ToolMessage):
-                break
-    return tuple(MessageAdded(last[0].run, result) for result in _missing_results([a.message for a in last]))
+    for place in range(len(steps) - 1, -1, -1):
+        added = steps[place].record
+        if isinstance(added, MessageAdded) and not isinstance(added.message, ToolMessage):
+            return tuple(MessageAdded(added.run, result) for result in _missing_results(steps[place:]))
+    return ()
 
 
 def leave_unanswered(
@@ -93,14 +99,23 @@ def _leave_run(run: str, messages: Sequence[MessageQueued]) -> tuple[Record, ...
     return (RunOpened(run, key), *added, RunClosed(run, "interrupted", 0.0, Usage()))
 
 
-def _missing_results(messages: Sequence[Message]) -> list[ToolMessage]:
-    asked: dict[str, ToolCall] = {}
-    for message in messages:
-        if isinstance(message, AssistantMessage):
-            asked = {call.id: call for call in tool_calls_of(message)}
-        elif isinstance(message, ToolMessage):
-            asked.pop(message.call, None)
-    return [ToolMessage(call.id, call.name, INTERRUPTED_OUTPUT, "interrupted") for call in asked.values()]
+def _missing_results(steps: Sequence[Step]) -> list[ToolMessage]:
+    open_calls: dict[str, ToolCall] = {}
+    asked: dict[str, str] = {}
+    for step in steps:
+        match step.record:
+            case MessageAdded(message=AssistantMessage() as message):
+                open_calls, asked = {call.id: call for call in tool_calls_of(message)}, {}
+            case MessageAdded(message=ToolMessage(call=call)):
+                open_calls.pop(call, None)
+            case Asked(call=call, text=text):
+                asked[call] = text
+            case Answered(call=call):
+                asked.pop(call, None)
+            case _:
+                pass
+    told = {id_: tell_unmade(asked.get(id_), "interrupted") or INTERRUPTED_OUTPUT for id_ in open_calls}
+    return [ToolMessage(id_, call.name, told[id_], "interrupted") for id_, call in open_calls.items()]
 
 
 def _last_reply(run: str, steps: Sequence[Step]) -> int:

@@ -45,6 +45,7 @@ from crabd.store.record import MessageAdded, ModelCalled, Record, RunClosed, Run
 # Steerings that may wait for one boundary. A person types a few; a program that sends more has gone wrong.
 MAX_STEERS = 16
 CANCELLED_OUTPUT = "[cancelled before it had finished]"
+UNMADE_OUTPUT = "[{status} while it waited for a person, so it was not made. This was asked: {asked}]"
 NO_ANSWER = "the model answered with nothing, twice: say it in other words, or choose another model"
 NOTHING_WRONG = Verdict({})
 
@@ -130,6 +131,8 @@ class Run:
         self._is_summed_up = False
         self._calls: tuple[ToolCall, ...] = ()
         self._results: dict[str, ToolMessage] = {}
+        # What a person is asked about a call, for as long as it waits for that.
+        self._asked: dict[str, str] = {}
         self._watch = CallWatch()
         self._verdict = NOTHING_WRONG
         self._is_asked_again = False
@@ -146,6 +149,11 @@ class Run:
     @property
     def steers_waiting(self) -> int:
         return len(self._steers)
+
+    @property
+    def is_asking(self) -> bool:
+        """Some call waits for a person."""
+        return bool(self._asked)
 
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
@@ -267,8 +275,17 @@ class Run:
         self._is_asked_again = is_empty
         return seen
 
+    def asks_person(self, call: str, asked: str) -> None:
+        """A call waits for a person; if the run ends before ``was_answered`` it was never made."""
+        self._asked[call] = asked
+
+    def was_answered(self, call: str) -> None:
+        """A call waits no more for a person."""
+        self._asked.pop(call, None)
+
     def tool_finished(self, call: ToolCall, output: str, status: ToolStatus) -> None:
         """Take one result. With the last of them the round is complete; they are kept in call order."""
+        self.was_answered(call.id)
         self._results[call.id] = ToolMessage(call.id, call.name, clean_text(output), status)
         if self.open_calls:
             return
@@ -299,8 +316,10 @@ class Run:
         if not self.is_steerable:
             return seen
         if self._state is State.CALLING:
-            for asked in self.open_calls:
-                self._results[asked.id] = ToolMessage(asked.id, asked.name, CANCELLED_OUTPUT, "cancelled")
+            status: ToolStatus = "interrupted" if reason == "interrupted" else "cancelled"
+            for call_left in self.open_calls:
+                output = tell_unmade(self._asked.get(call_left.id), status) or CANCELLED_OUTPUT
+                self._results[call_left.id] = ToolMessage(call_left.id, call_left.name, output, status)
             self._keep_results()
         seen += self._join_steers()
         self._end(reason, error)
@@ -346,6 +365,11 @@ def tell_spent(exc: BudgetSpent) -> events.BudgetSpent:
     """Make the event of a budget that is spent."""
     which: events.BudgetKind = "daily_budget" if exc.kind == "daily_budget" else "budget"
     return events.BudgetSpent(which, exc.limit, exc.allowed, exc.spent)
+
+
+def tell_unmade(asked: str | None, status: ToolStatus) -> str | None:
+    """Tell of a call that ended while a person was asked about it; null if nobody was."""
+    return None if asked is None else UNMADE_OUTPUT.format(status=status, asked=asked)
 
 
 def tell_error(exc: CrabdError) -> ErrorInfo:

@@ -5,9 +5,9 @@ Runs live in the nursery that the runtime is given, so that no client can end on
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import structlog
 import trio
@@ -15,50 +15,47 @@ from msgspec import UNSET, UnsetType, structs
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import (
-    CrabdError,
-    NoRun,
-    NotFound,
-    NothingToCompact,
-    RequestCancelled,
-    SessionPaused,
-    ShuttingDown,
-)
-from crabd.events import Budget, BudgetState, SessionInfo, Snapshot
-from crabd.messages import StopReason, UserBlock, utc_now
+from crabd.errors import BadRequest, NoRun, NotFound, SessionPaused
+from crabd.events import Budget, Confirmation, Mode, Resolution, RuleLists, Snapshot
+from crabd.messages import StopReason, UserBlock
 from crabd.providers.base import NO_MODEL, Models
-from crabd.runtime.agents import Agent, Agents
+from crabd.runtime.agents import Agents
 from crabd.runtime.broker import Broker
-from crabd.runtime.budget import Allowance, limits_of, state_of
-from crabd.runtime.compaction import plan_cut
+from crabd.runtime.confirmations import Verdict
+from crabd.runtime.deeds import Deeds
+from crabd.runtime.editing import Edits
+from crabd.runtime.equipping import Equipper
+from crabd.runtime.files import Files
+from crabd.runtime.guards import Guards
+from crabd.runtime.hooking import CommandHooks, cannot_run
 from crabd.runtime.intake import take_steer
-from crabd.runtime.loop import INTERNAL, Driver, Equipment
+from crabd.runtime.loop import Driver
 from crabd.runtime.naming import give_title, lacks_title
 from crabd.runtime.partials import Partials
-from crabd.runtime.rewind import Rewinding, plan_rewind
+from crabd.runtime.permissions.rulebook import Rulebook
+from crabd.runtime.permissions.rules import Rule, parse_rule
 from crabd.runtime.router import Identity
 from crabd.runtime.run import Run
 from crabd.runtime.session import Job, Session
 from crabd.runtime.sessions import Sessions
-from crabd.runtime.summarise import Wish, summarise
-from crabd.runtime.ticket import Admission, Compacting, Compaction, Deed, Ticket
+from crabd.runtime.ticket import Admission, Ticket
 from crabd.runtime.trust import Trust
 from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
-from crabd.store.meta import SessionMeta
-from crabd.store.record import Cleared, Configured, Rewound
-from crabd.tools.base import Tool
+from crabd.store.record import Configured
+from crabd.tools.base import Toolmaker
 
 # How long cancelled jobs may take to close their logs before the daemon goes on to stop.
 SETTLE_SECONDS = 8.0
+# How long the hooks of sessions may take that end with the daemon. They are told, not waited for.
+FAREWELL_SECONDS = 3.0
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-T = TypeVar("T")
 WhenBusy = Literal["queue", "steer", "reject"]
 
 
 class Runtime:
-    """Has sessions work. ``agents`` and ``models`` may be replaced; runs keep what they began with.
+    """Has sessions work. What they go with is the ``equipper``'s; their histories are edited by ``edits``.
 
     With ``titles`` a session without one is given one after its first good answer.
     """
@@ -71,23 +68,46 @@ class Runtime:
         broker: Broker,
         agents: Agents,
         models: Models,
-        tools: Mapping[str, Tool],
+        toolmaker: Toolmaker,
+        guards: Guards,
         trust: Trust,
+        rulebook: Rulebook,
+        hooks: CommandHooks | None = None,
+        files: Files | None = None,
         titles: bool = False,
     ) -> None:
         self.sessions = sessions
         self.broker = broker
-        self.agents = agents
-        self.models = models
         self.trust = trust
+        self.rulebook = rulebook
         self.titles = titles
-        self.is_stopping = False
+        self.hooks = CommandHooks(cannot_run, sessions.find_loaded, runs) if hooks is None else hooks
+        self.files = files
         self._runs = runs
+        self._guards = guards
+        self._deeds = Deeds(runs)
         self._partials = Partials(runs)
-        self._tools = tools
+        self.equipper = Equipper(sessions, agents, models, toolmaker, rulebook)
+        self.edits = Edits(sessions, self.equipper, self._deeds, self.hooks, files, self._release)
+        sessions.on_end = self._tell_end
 
     def __repr__(self) -> str:
         return f"<Runtime {self.running} running{', stopping' if self.is_stopping else ''}>"
+
+    @property
+    def agents(self) -> Agents:
+        """The agents that there are by now, beside those of projects."""
+        return self.equipper.agents
+
+    @property
+    def models(self) -> Models:
+        """The models that there are by now."""
+        return self.equipper.models
+
+    @property
+    def is_stopping(self) -> bool:
+        """No run begins any more."""
+        return self._deeds.is_stopping
 
     @property
     def running(self) -> int:
@@ -109,8 +129,9 @@ class Runtime:
           NotFound: no such agent, or the session of the key is gone.
           ShuttingDown, RequestKeyReused, StoreError.
         """
-        self.agents.get(identity.agent)
-        self._refuse_when_stopping()
+        self._deeds.refuse_when_stopping()
+        if identity.agent not in self.agents.by_name:
+            self.agents.get(identity.agent, (await self.trust.read(cwd)).agents)
         return await self.sessions.get_or_create(
             identity, topic=topic, description=description, cwd=cwd, request_key=request_key
         )
@@ -121,10 +142,7 @@ class Runtime:
         Raises:
           NotFound, RequestKeyReused, StoreError.
         """
-        deed: Deed[None] = Deed()
-        work = partial(self.sessions.delete, session, request_key)
-        self._runs.start_soon(self._carry_out, deed, work, "the deletion")
-        await deed.wait()
+        await self._deeds.do(partial(self.sessions.delete, session, request_key), "the deletion")
 
     async def close(self, session: str, *, cancel: bool) -> bool:
         """Unload a session, as ``Sessions`` does. Once begun it goes on whoever leaves.
@@ -132,10 +150,7 @@ class Runtime:
         Raises:
           NotFound, SessionBusy.
         """
-        deed: Deed[bool] = Deed()
-        work = partial(self.sessions.close, session, cancel=cancel)
-        self._runs.start_soon(self._carry_out, deed, work, "the closing")
-        return await deed.wait()
+        return await self._deeds.do(partial(self.sessions.close, session, cancel=cancel), "the closing")
 
     def admit(
         self,
@@ -147,38 +162,45 @@ class Runtime:
         when_busy: WhenBusy = "queue",
         tool_choice: str = "auto",
         guest: str = "",
+        allow: Sequence[str] = (),
     ) -> Admission:
         """Take a message in, at once, so that messages keep the order in which they came.
 
-        With a ``guest`` that agent answers in place of the session's own, once and without tools.
+        With a ``guest`` that agent answers in place of the session's own, once and without tools. ``allow``
+        are rules for the message's own run.
         ``on_ticket`` is called when it is known which run it will be, before that run's next event. A message
         that came with the same request key before is not taken again. Wait for ``confirm`` before telling
         anybody: only then is the message durable. Its run goes on whoever leaves.
 
         Raises:
           SessionPaused, BudgetSpent, SessionBusy, QueueFull, ShuttingDown, RequestKeyReused; NotFound: its
-            agent or model.
+            agent or model; BadRequest: a rule is none, or it joins a run that others have started.
         """
         known = session.keys.find(request_key, Admission, content)
         if known is not None:
             on_ticket(known.ticket)
             return Admission(known.ticket, "attached", known.steering)
-        self._refuse_when_stopping()
+        self._deeds.refuse_when_stopping()
+        allowed = _read_rules(allow)
         if session.meta.paused:
             raise SessionPaused(session.id)
-        self._refuse_when_spent(session)
+        self.equipper.refuse_when_spent(session)
         self.sessions.check_room(session)
         job = session.job
         if job is not None and when_busy == "reject":
             raise session.busy("wait for it, or queue the message")
         is_steer = when_busy == "steer" and not guest
         if job is not None and job.ticket and job.run and job.run.is_steerable and is_steer:
+            if allowed:
+                raise BadRequest("$.allow", "rules are for a run of its own, so let the message queue")
             steering = take_steer(session, job.run, content, request_key, is_sent=True)
             admission = Admission(job.ticket, "steered", steering)
         else:
             guest = "" if guest == session.meta.agent else guest
-            self._equip(session, guest)
-            ticket = session.accept(content, request_key=request_key, tool_choice=tool_choice, guest=guest)
+            self.equipper.equip(session, guest)
+            ticket = session.accept(
+                content, request_key=request_key, tool_choice=tool_choice, guest=guest, allowed=allowed
+            )
             is_next = job is None and len(session.waiting) == 1
             admission = Admission(ticket, "started" if is_next else "queued")
         session.keys.add(request_key, content, admission)
@@ -207,34 +229,24 @@ class Runtime:
         await job.settled.wait()
         return (job.run.id, job.run.stop_reason or "cancelled") if job.run else (None, "cancelled")
 
-    async def compact(
-        self, session: Session, instructions: str | None, request_key: str | None = None
-    ) -> Compaction:
-        """Replace the session's older history by a summary; its other requests are served meanwhile.
-
-        One that came with the same request key before is waited for, or its result returned again.
+    async def decide(
+        self, session: Session, confirmation: Confirmation, decision: Resolution, *, by: str, reason: str = ""
+    ) -> Verdict:
+        """Decide about a call that waits. The rules that this adds may let others through that wait.
 
         Raises:
-          SessionBusy, NothingToCompact, RequestCancelled, RequestKeyReused, ShuttingDown, NotFound,
-          ProviderError, StoreError.
+          BadRequest: it is to be allowed for longer than this time, and no rule could say that.
+          StoreError, ConfigError: it is allowed this once, and the rules could not be kept.
         """
-        known = session.keys.find(request_key, Compacting, instructions)
-        if known is not None:
-            return await known.wait()
-        self._refuse_when_stopping()
-        self._refuse_when_busy(session)
-        equipment = self._equip(session)
-        window = equipment.choice.context_window
-        cut = plan_cut(session.context, limit=session.gauge.limit(window))
-        if cut is None:
-            raise NothingToCompact(session.id)
-        wish = Wish(choice=equipment.choice, instructions=instructions, request_key=request_key)
-        session.job = Job()
-        compacting = Compacting()
-        session.keys.add(request_key, instructions, compacting)
-        work = partial(summarise, session, wish, cut)
-        self._runs.start_soon(self._compact, session, session.job, compacting, work, request_key)
-        return await compacting.wait()
+        verdict = session.desk.decide(confirmation.id, decision, by=by, reason=reason)
+        if decision == "allow_always":
+            await self._deeds.do(partial(self._remember, verdict.rules), "the rule")
+        return verdict
+
+    async def look_again(self) -> None:
+        """Let through what waits in any session and is allowed by now, because rules have changed."""
+        for session in self.sessions.live():
+            await session.desk.look_again()
 
     async def configure(
         self,
@@ -248,8 +260,10 @@ class Runtime:
         auto_compact: bool | None | UnsetType = UNSET,
         paused: bool | UnsetType = UNSET,
         budget: Budget | UnsetType = UNSET,
+        mode: Mode | None | UnsetType = UNSET,
+        permissions: RuleLists | UnsetType = UNSET,
     ) -> None:
-        """Change settings, null for the default; what is going now goes on as it began.
+        """Change settings, null for the default; what is going now goes on as it began, but in the new mode.
 
         A budget without a limit is as good as none: the agent's limits count.
 
@@ -268,62 +282,33 @@ class Runtime:
             auto_compact=auto_compact,
             paused=paused,
             budget=budget,
+            mode=mode,
+            permissions=permissions,
         )
         if change == Configured():
             return
         await session.save([change])
+        if cwd is not UNSET:
+            session.project = await self.trust.read(session.meta.cwd)
         if isinstance(title, str):
             session.publish([events.TitleChanged(title)])
-        await self._announce(session)
+        await self.sessions.announce(session)
         self._start_next(session)
+        if not session.desk.is_empty:
+            # Another mode, or another rule, may let through what waits.
+            self._deeds.begin(session.desk.look_again, "the mode")
 
     def snapshot(self, session: str) -> Snapshot:
-        """Draw a session, live or not, and what it may use.
+        """Draw a session, live or not, what it may use and in which mode it is.
 
         Raises:
           NotFound: no such session.
         """
-        budget = self.budget_of(self.sessions.meta(session))
-        return structs.replace(self.sessions.snapshot(session), budget=budget)
-
-    def budget_of(self, meta: SessionMeta) -> BudgetState | None:
-        """Tell what a session may use, and what it has used of that; null when nothing limits it."""
-        return state_of(meta, limits_of(meta, self.agents.by_name.get(meta.agent)))
-
-    async def clear(self, session: Session) -> None:
-        """Have the model forget what came before; the log keeps it.
-
-        Raises:
-          SessionBusy, StoreError.
-        """
-        self._refuse_when_busy(session)
-        await session.save([Cleared()])
-        await self._announce(session)
-
-    async def rewind(self, session: Session, step: int | None) -> Rewinding:
-        """Have the model forget what came after a step, or the last message of a person; the log keeps it.
-
-        Raises:
-          SessionBusy, BadRequest, StoreError.
-        """
-        self._refuse_when_busy(session)
-        plan = plan_rewind(session.id, session.context, step)
-        if plan.messages:
-            await session.save([Rewound(plan.step, plan.context_tokens)])
-            session.gauge.reset()
-            await self._announce(session)
-        return plan
-
-    async def fork(self, session: str, at: int | None) -> tuple[SessionInfo, int]:
-        """Copy a session, as ``Sessions`` does. Once begun it goes on whoever leaves.
-
-        Raises:
-          NotFound, StoreError, BadRequest, ShuttingDown.
-        """
-        self._refuse_when_stopping()
-        deed: Deed[tuple[SessionInfo, int]] = Deed()
-        self._runs.start_soon(self._carry_out, deed, partial(self.sessions.fork, session, at), "the fork")
-        return await deed.wait()
+        meta = self.sessions.meta(session)
+        mode = self.rulebook.mode_of(meta, self.agents.by_name.get(meta.agent))
+        return structs.replace(
+            self.sessions.snapshot(session), budget=self.equipper.budget_of(meta), mode=mode
+        )
 
     async def remove_queued(self, session: Session, run: str) -> None:
         """Take a message that waits out of the queue for good.
@@ -346,7 +331,7 @@ class Runtime:
 
         Every run is closed in its log and announced; messages that wait join the history unanswered.
         """
-        self.is_stopping = True
+        self._deeds.is_stopping = True
         jobs = [session.job for session in self.sessions.live() if session.job is not None]
         with grace:
             for job in jobs:
@@ -358,38 +343,20 @@ class Runtime:
                 await job.settled.wait()
             for session in self.sessions.live():
                 await leave_waiting(session)
+        begun = [session for session in self.sessions.live() if session.has_begun]
         await self.sessions.aclose()
+        with trio.move_on_after(FAREWELL_SECONDS):
+            async with trio.open_nursery() as farewells:
+                for session in begun:
+                    farewells.start_soon(self.hooks.session_end, session, "stopped")
 
-    def _refuse_when_stopping(self) -> None:
-        if self.is_stopping:
-            raise ShuttingDown
+    def _tell_end(self, session: Session, reason: str) -> None:
+        if session.has_begun and not self.is_stopping:
+            self._runs.start_soon(self.hooks.session_end, session, reason)
 
-    def _refuse_when_busy(self, session: Session) -> None:
-        if session.job is not None:
-            raise session.busy("wait for it, or cancel it")
-
-    def _equip(self, session: Session, guest: str = "") -> Equipment:
-        meta = session.meta
-        allowance = self._allowance(session, self.agents.get(meta.agent))
-        if guest:
-            agent = self.agents.get(guest)
-            choice = self.models.resolve(agent.options.model, agent.options.fallbacks)
-            return Equipment(agent, choice, {}, allowance)
-        agent = self.agents.get(meta.agent)
-        choice = self.models.resolve(meta.model or agent.options.model, agent.options.fallbacks)
-        allowed = agent.options.tools
-        tools = {name: tool for name, tool in self._tools.items() if allowed is None or name in allowed}
-        return Equipment(agent, choice, tools, allowance)
-
-    def _allowance(self, session: Session, agent: Agent) -> Allowance:
-        limits = limits_of(session.meta, agent)
-        return Allowance(limits, agent.options.daily_budget, lambda: session.meta, self.sessions.metas)
-
-    def _refuse_when_spent(self, session: Session) -> None:
-        allowance = self._allowance(session, self.agents.get(session.meta.agent))
-        spent = allowance.find_spent(utc_now().date())
-        if spent is not None:
-            raise spent
+    async def _remember(self, rules: Sequence[str]) -> None:
+        await self.rulebook.remember(rules)
+        await self.look_again()
 
     def _start_next(self, session: Session) -> None:
         """Give an idle session to the message that waits longest. All of this happens at once."""
@@ -402,13 +369,26 @@ class Runtime:
         self._runs.start_soon(self._work, session, session.job, run, ticket)
 
     async def _work(self, session: Session, job: Job, run: Run, ticket: Ticket) -> None:
-        driver = Driver(session, job, run, ticket, lambda: self._equip(session, run.guest), self.trust)
+        driver = Driver(
+            session,
+            job,
+            run,
+            ticket,
+            lambda: self.equipper.equip_run(session, run.guest),
+            self.trust,
+            self._guards,
+            self.rulebook,
+            self.hooks,
+            self.files,
+        )
         try:
             with self._partials.kept(driver):
                 await driver.drive()
         finally:
             self._release(session, job)
         await session.checkpoint()
+        if run.stop_reason is not None:
+            await self.hooks.run_end(session, run.id, run.stop_reason, run.text)
         if run.stop_reason == "end_turn" and run.text.strip():
             await self._name(session, run.text)
 
@@ -417,49 +397,22 @@ class Runtime:
         if not self.titles or self.is_stopping or not lacks_title(session):
             return
         try:
-            choice = self._equip(session).choice
+            choice = self.equipper.equip(session).choice
             if choice.provider.name != NO_MODEL and await give_title(session, choice, answer):
-                await self._announce(session)
+                await self.sessions.announce(session)
         except NotFound as exc:
             log.info("title_not_given", session=session.id, problem=str(exc))
         except Exception:
             log.exception("title_failed", session=session.id)
-
-    async def _compact(
-        self,
-        session: Session,
-        job: Job,
-        compacting: Compacting,
-        work: Callable[[], Awaitable[Compaction]],
-        request_key: str | None,
-    ) -> None:
-        try:
-            with job.scope:
-                await self._carry_out(compacting, work, "the compaction")
-        finally:
-            # All of this happens at once, so that whoever waited finds the session released.
-            if compacting.has_failed:
-                session.keys.drop(request_key)
-            self._release(session, job)
-        await session.checkpoint()
-
-    async def _carry_out(self, deed: Deed[T], work: Callable[[], Awaitable[T]], what: str) -> None:
-        """Do something and tell how it ended. Never raises but ``Cancelled``."""
-        try:
-            deed.settle(await work())
-        except CrabdError as exc:
-            deed.settle(exc)
-        except Exception:
-            log.exception("deed_failed", deed=what)
-            deed.settle(CrabdError(INTERNAL.message))
-        finally:
-            deed.settle(RequestCancelled(what))
 
     def _release(self, session: Session, job: Job) -> None:
         session.job = None
         job.settled.set()
         self._start_next(session)
 
-    async def _announce(self, session: Session) -> None:
-        session.publish([events.SessionChanged(self.sessions.info(session))])
-        await session.checkpoint()
+
+def _read_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
+    try:
+        return tuple(parse_rule(text, "allow", "the request") for text in texts)
+    except ValueError as exc:
+        raise BadRequest("$.allow", str(exc)) from exc

@@ -17,17 +17,30 @@ from structlog.typing import FilteringBoundLogger
 
 from crabd import events
 from crabd.errors import QueueFull, SessionBusy, StoreError
-from crabd.events import ErrorInfo, QueuedMessage, RunPicture, SessionInfo, SessionState, Snapshot
+from crabd.events import (
+    ErrorInfo,
+    ProjectFile,
+    QueuedMessage,
+    RunPicture,
+    SessionInfo,
+    SessionState,
+    Snapshot,
+)
 from crabd.messages import StopReason, Usage, UserBlock, utc_now
 from crabd.runtime.broker import Topic
 from crabd.runtime.compaction import Gauge
+from crabd.runtime.confirmations import Desk
 from crabd.runtime.keys import Keys, recall_keys
+from crabd.runtime.permissions.rules import Rule
+from crabd.runtime.project import NO_PROJECT
 from crabd.runtime.prompt import Context
 from crabd.runtime.run import Run
 from crabd.runtime.ticket import Outcome, Ticket
 from crabd.store.base import Loaded, SessionLog
 from crabd.store.meta import KEY_AGE, Claim, SessionMeta, tail_of
 from crabd.store.record import Claimed, Cleared, Compacted, Record, Step
+from crabd.tools.base import Toolbox
+from crabd.tools.offers import LeftOut
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -67,8 +80,20 @@ class Session:
         # A title is being asked for; how often that has come to nothing.
         self.is_being_named = False
         self.naming_failures = 0
-        # The instructions files of which was told last that they are left out.
-        self.untrusted: tuple[str, ...] = ()
+        # What its directory brings along, as it was read last, and of what was told last that it is left out.
+        self.project = NO_PROJECT
+        self.untrusted: tuple[ProjectFile, ...] = ()
+        # Files that calls have begun to change and not yet been seen to have changed: run and call by path.
+        self.changing: dict[str, tuple[str, str]] = {}
+        # Its hooks were told of its first run; what they had to say goes with every request.
+        self.has_begun = False
+        self.opening = ""
+        # Hooks are told of the end of one run after that of the other; nothing else waits for it.
+        self.telling = trio.Lock()
+        self.desk = Desk(self.id, topic.publish)
+        # Opened with the first run; and what was told last that it is not offered.
+        self.toolbox: Toolbox | None = None
+        self.left_out: tuple[LeftOut, ...] = ()
         self.waiting: deque[Ticket] = deque()
         self.job: Job | None = None
         self.end: Literal["closed", "deleted"] | None = None
@@ -102,7 +127,8 @@ class Session:
     def is_at_rest(self) -> bool:
         """Nothing is going, waits or is being written: the log has all there is."""
         is_working = self.job is not None or self.waiting or self._unsaved or self._save_lock.locked()
-        return not is_working and not self.is_being_named and self.end is None
+        is_busy = self.toolbox is not None and self.toolbox.is_busy
+        return not is_working and not is_busy and not self.is_being_named and self.end is None
 
     @property
     def weight(self) -> int:
@@ -185,7 +211,12 @@ class Session:
                     log.warning("checkpoint_failed", session=self.id, problem=str(exc))
 
     async def aclose(self) -> None:
-        """Try once more to save what could not be saved, and close the log. Never raises ``StoreError``."""
+        """Stop what tools have left running, save what could not be saved, and close the log.
+
+        Never raises ``StoreError``.
+        """
+        if self.toolbox is not None:
+            await self.toolbox.aclose()
         try:
             await self.save(())
         except StoreError as exc:
@@ -200,6 +231,7 @@ class Session:
         request_key: str | None = None,
         tool_choice: str = "auto",
         guest: str = "",
+        allowed: tuple[Rule, ...] = (),
     ) -> Ticket:
         """Take a message into the queue.
 
@@ -209,7 +241,14 @@ class Session:
         if len(self.waiting) >= MAX_WAITING:
             raise QueueFull(self.id, "messages", MAX_WAITING)
         run = f"r{self._next_run}"
-        ticket = Ticket(run, content, request_key=request_key, tool_choice=tool_choice, guest=guest)
+        ticket = Ticket(
+            run,
+            content,
+            request_key=request_key,
+            tool_choice=tool_choice,
+            guest=guest,
+            allowed=allowed,
+        )
         self._next_run += 1
         ticket.first_seq = self.topic.seq + 1
         self.waiting.append(ticket)
@@ -251,7 +290,7 @@ class Session:
     def state(self) -> SessionState:
         """What it is doing."""
         if self.job:
-            return "running"
+            return "running" if self.desk.is_empty else "waiting"
         return "paused" if self.meta.paused else "idle"
 
     def busy(self, advice: str) -> SessionBusy:
@@ -272,7 +311,14 @@ class Session:
     def snapshot(self, *, is_active: bool) -> Snapshot:
         """Draw the session as it is between two events."""
         queue = tuple(QueuedMessage(ticket.run, ticket.content) for ticket in self.waiting)
-        return Snapshot(self.info(is_active=is_active), self._picture(), queue)
+        return Snapshot(
+            self.info(is_active=is_active),
+            self._picture(),
+            queue,
+            confirmations=self.desk.confirmations,
+            questions=self.desk.questions,
+            plan=self.meta.plan,
+        )
 
     def publish(self, seen: Sequence[events.AnyEvent], run: str | None = None) -> None:
         """Give events to whoever listens, in order."""
@@ -337,4 +383,5 @@ def describe(
         queue=queue,
         usage=meta.usage,
         seq=seq,
+        mode=meta.mode,
     )

@@ -5,6 +5,7 @@ There is never a second live copy of one. What they do while they are live is th
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Literal
 
@@ -21,13 +22,16 @@ from crabd.runtime.claims import Claims
 from crabd.runtime.fork import fork_log, last_boundary
 from crabd.runtime.history import Page, Wanted, read_back, read_page
 from crabd.runtime.listing import Filter, Listing, Place
+from crabd.runtime.project import NO_PROJECT, Project
 from crabd.runtime.recovery import close_interrupted
 from crabd.runtime.retention import Limits, Stale, choose_stale, may_go
 from crabd.runtime.router import Identity, Router, choose_stored
 from crabd.runtime.session import Session, describe
+from crabd.runtime.trust import Trust
 from crabd.runtime.waiting import cancel_waiting
 from crabd.store.base import Hits, Index, Loaded, Query, Store
 from crabd.store.meta import KEY_AGE, SessionMeta
+from crabd.store.record import Step
 
 # A person who comes back within this finds the session warm; loading one takes milliseconds anyway.
 IDLE_SECONDS = 15 * 60.0
@@ -41,14 +45,27 @@ log: FilteringBoundLogger = structlog.get_logger()
 class Sessions:
     """All sessions of a store, and those of ``scratch``, which are never kept. The caller has opened both.
 
-    Without an ``index`` they can be listed and not searched.
+    Without an ``index`` they can be listed and not searched. Without ``trust`` no directory brings along
+    anything.
     """
 
-    def __init__(self, store: Store, scratch: Store, broker: Broker, index: Index | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        scratch: Store,
+        broker: Broker,
+        index: Index | None = None,
+        trust: Trust | None = None,
+    ) -> None:
         self._store = store
         self._scratch = scratch
         self._broker = broker
         self.index = index
+        # Told of every session that is live no more, at once; it must not block or raise.
+        self.on_end: Callable[[Session, str], None] = ignore_end
+        # Called when a session is gone for good, so that what was kept elsewhere for it goes too.
+        self.discard: Callable[[str], Awaitable[None]] = discard_nothing
+        self.trust = trust
         self._claims = Claims(store, scratch)
         self._router = Router()
         self._live: dict[str, Session] = {}
@@ -90,6 +107,10 @@ class Sessions:
         found.used_at = trio.current_time()
         return found
 
+    def find_loaded(self, session: str) -> Session | None:
+        """Find a session in memory, be it on its way out."""
+        return self._live.get(session)
+
     async def load(self, session: str, request_key: str | None = None) -> Session:
         """Find a session, reading from the store what it lacks: itself, or what became of a request key.
 
@@ -103,6 +124,14 @@ class Sessions:
         self.meta(session)
         async with self._router.lock(session):
             return await self._load(session, request_key)
+
+    async def read_log(self, session: str) -> tuple[Step, ...]:
+        """Read all that there is of a session, live or not.
+
+        Raises:
+          NotFound, StoreError.
+        """
+        return await self._store_of(session).read(session)
 
     async def read_page(self, session: Session, wanted: Wanted) -> Page:
         """Find a page of a session's messages, reading from the store what is not in memory.
@@ -145,6 +174,7 @@ class Sessions:
                 session = self.find_active(identity, topic) or await self._load_latest(identity, topic)
                 is_new = session is None
                 if session is None:
+                    project = await self._read_project(cwd)
                     self._refuse_if_closed()
                     store = self._scratch if identity.is_ephemeral else self._store
                     loaded = await store.create(
@@ -155,7 +185,7 @@ class Sessions:
                         cwd=cwd,
                         request_key=request_key,
                     )
-                    session = self._adopt(loaded)
+                    session = self._adopt(loaded, project)
                 elif request_key is not None:
                     session = await self.load(session.id, request_key)
                     await session.claim(request_key, topic)
@@ -200,6 +230,7 @@ class Sessions:
                 await self._unload(found, "deleted")
             if not await store.delete(session, request_key=request_key):
                 raise NotFound("session", session)
+            await self.discard(session)
             self._broker.drop(session)
 
     async def tidy_up(self) -> None:
@@ -263,6 +294,7 @@ class Sessions:
             if self._store.meta(stale.meta.id) != stale.meta or not self._may_go(stale.meta):
                 return False
             await self._store.delete(stale.meta.id)
+            await self.discard(stale.meta.id)
             self._broker.drop(stale.meta.id)
             log.info("session_pruned", session=stale.meta.id, limit=stale.limit, bytes=stale.size)
             return True
@@ -296,6 +328,11 @@ class Sessions:
         """Describe a live session."""
         return session.info(is_active=self._is_active(session.meta, session.is_ephemeral))
 
+    async def announce(self, session: Session) -> None:
+        """Tell whoever listens how a live session is by now."""
+        session.publish([events.SessionChanged(self.info(session))])
+        await session.checkpoint()
+
     def snapshot(self, session: str) -> Snapshot:
         """Draw a session, live or not.
 
@@ -304,7 +341,8 @@ class Sessions:
         """
         found = self.find_live(session)
         if found is None:
-            return Snapshot(self._describe_stored(self.meta(session)), None, ())
+            meta = self.meta(session)
+            return Snapshot(self._describe_stored(meta), None, (), plan=meta.plan)
         return found.snapshot(is_active=self._is_active(found.meta, found.is_ephemeral))
 
     def newest(
@@ -370,6 +408,7 @@ class Sessions:
             await session.aclose()
             session.topic.forget_past()
             del self._live[session.id]
+            self.on_end(session, "unloaded")
             return True
 
     def _keep_place(self, session: str) -> None:
@@ -399,8 +438,10 @@ class Sessions:
         store, horizon = self._store_of(session), utc_now() - KEY_AGE
         found = self.find_live(session)
         if found is None:
+            meta = store.meta(session)
+            project = await self._read_project(meta.cwd if meta is not None else None)
             self._refuse_if_closed()
-            found = self._adopt(await store.load(session))
+            found = self._adopt(await store.load(session), project)
         if not found.knows(request_key):
             known = tuple(found.steps)
             found.recall(await read_back(store, session, known, lambda steps: steps[0].at < horizon))
@@ -430,10 +471,19 @@ class Sessions:
         meta = self._store.meta(active) if active is not None else None
         return meta if meta is not None and topic in (None, meta.topic) else None
 
-    def _adopt(self, loaded: Loaded) -> Session:
+    async def refresh_projects(self) -> None:
+        """Read anew what the directories of live sessions bring along, for what is trusted has changed."""
+        for session in self.live():
+            session.project = await self._read_project(session.meta.cwd)
+
+    async def _read_project(self, directory: str | None) -> Project:
+        return NO_PROJECT if self.trust is None else await self.trust.read(directory)
+
+    def _adopt(self, loaded: Loaded, project: Project = NO_PROJECT) -> Session:
         id_ = loaded.log.meta.id
         is_ephemeral = self._scratch.meta(id_) is not None
         session = self._live[id_] = Session(loaded, self._broker.topic(id_), is_ephemeral=is_ephemeral)
+        session.project = project
         # A person may have restored it since it was listed.
         self._keep_place(id_)
         return session
@@ -472,5 +522,15 @@ class Sessions:
         self._router.deactivate(session.id)
         session.publish([events.SessionClosed(reason)])
         del self._live[session.id]
+        self.on_end(session, reason)
         if session.is_ephemeral and reason == "closed":
             await self._scratch.delete(session.id)
+            await self.discard(session.id)
+
+
+def ignore_end(_session: Session, _reason: str) -> None:
+    """Take no note of it."""
+
+
+async def discard_nothing(_session: str) -> None:
+    """Leave what there may be elsewhere."""

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import CrabdError, NothingToCompact, ProviderError
+from crabd.errors import CrabdError, HookBlocked, NothingToCompact, ProviderError
 from crabd.events import ErrorInfo
 from crabd.messages import Usage, clean_text
 from crabd.providers.base import NO_MODEL, ModelChoice
@@ -26,6 +26,7 @@ from crabd.runtime.compaction import (
     plan_shortening,
     summary_request,
 )
+from crabd.runtime.hooking import CommandHooks
 from crabd.runtime.metering import tell_usage
 from crabd.runtime.prompt import BYTES_PER_TOKEN
 from crabd.runtime.session import Session
@@ -43,7 +44,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 class Wish(Struct, frozen=True, kw_only=True):
     """A compaction as it is asked for. ``overhead`` is what of the context no cut makes smaller, in tokens.
 
-    ``run`` is the open one, empty if there is none, and ``since`` its first step.
+    ``run`` is the open one, empty if there is none, and ``since`` its first step. ``context`` is what hooks
+    have said besides the ``instructions``.
     """
 
     choice: ModelChoice
@@ -52,15 +54,17 @@ class Wish(Struct, frozen=True, kw_only=True):
     since: int | None = None
     instructions: str | None = None
     request_key: str | None = None
+    context: str = ""
 
 
-async def summarise(session: Session, wish: Wish, cut: Cut) -> Compaction:
+async def summarise(session: Session, wish: Wish, cut: Cut, hooks: CommandHooks) -> Compaction:
     """Replace the part of the history that ``cut`` names. Cancelled or failed, nothing of it has changed.
 
     Raises:
       NothingToCompact: the summary is no shorter than that; its cost is in the log.
-      ProviderError, StoreError.
+      HookBlocked, ProviderError, StoreError.
     """
+    wish = await _consult(session, wish, hooks)
     summary, called = await _sum_up(session, wish, cut)
     done = await _replace(session, wish, cut, summary, called) if summary else None
     if done is None:
@@ -71,11 +75,12 @@ async def summarise(session: Session, wish: Wish, cut: Cut) -> Compaction:
     return done
 
 
-async def make_room(session: Session, wish: Wish, need: Need, part: float) -> Usage:
+async def make_room(session: Session, wish: Wish, need: Need, part: float, hooks: CommandHooks) -> Usage:
     """Make the context smaller before a model is asked; returns what that has cost.
 
     First long tool results are shortened, which may be enough, then there is a summary. One that fails is
-    told, and the run goes on; where the context has to become smaller an extract takes its place.
+    told, and the run goes on; where the context has to become smaller an extract takes its place. Neither is
+    there when a hook forbids it.
 
     Raises:
       StoreError.
@@ -90,7 +95,10 @@ async def make_room(session: Session, wish: Wish, need: Need, part: float) -> Us
     problem: CrabdError | None = NothingToCompact(session.id)
     cut = plan_cut(session.context, limit=limit, since=wish.since)
     if cut is not None:
-        spent, problem = await _try(session, wish, cut, need)
+        try:
+            spent, problem = await _try(session, await _consult(session, wish, hooks), cut, need)
+        except HookBlocked as exc:
+            problem = exc
     if need == "forced" and not is_enough(session.context.weight, limit, part):
         problem = None if await _shorten_all(session, wish, limit) else problem
     if problem is None:
@@ -98,6 +106,16 @@ async def make_room(session: Session, wish: Wish, need: Need, part: float) -> Us
     else:
         _tell_failure(session, wish, problem, before)
     return spent
+
+
+async def _consult(session: Session, wish: Wish, hooks: CommandHooks) -> Wish:
+    """Ask the hooks about a summary that is about to be made.
+
+    Raises:
+      HookBlocked.
+    """
+    context = await hooks.before_compact(session, wish.run or None, wish.instructions)
+    return structs.replace(wish, context=context)
 
 
 async def _try(session: Session, wish: Wish, cut: Cut, need: Need) -> tuple[Usage, CrabdError | None]:
@@ -128,7 +146,15 @@ async def _replace(
     """Make the cut; null if the history would not become smaller by it."""
     before = session.context.weight
     archive = f"{session.id}/{session.meta.archives + 1}"
-    boundary = make_boundary(session.context, cut, archive, summary, before=before, overhead=wish.overhead)
+    boundary = make_boundary(
+        session.context,
+        cut,
+        archive,
+        summary,
+        before=before,
+        overhead=wish.overhead,
+        plan=session.meta.plan,
+    )
     if boundary is None:
         return None
     boundary = structs.replace(boundary, request_key=wish.request_key, instructions=wish.instructions)
@@ -188,7 +214,8 @@ async def _sum_up(session: Session, wish: Wish, cut: Cut) -> tuple[str, tuple[Mo
     size = int(window * BYTES_PER_TOKEN * TRANSCRIPT_PART)
     for tries_left in reversed(range(MAX_TRIES)):
         try:
-            request = summary_request(choice.model, context, cut, wish.instructions, size)
+            instructions = "\n".join(filter(None, (wish.instructions, wish.context)))
+            request = summary_request(choice.model, context, cut, instructions, size)
             summary, call = await ask_for_text(
                 choice, request, run=wish.run, purpose="summary", weight=context.weight
             )

@@ -13,6 +13,7 @@ from msgspec import Struct
 from crabd.errors import CrabdError, StoreError
 from crabd.events import ErrorInfo
 from crabd.messages import StopReason, Usage, UserBlock
+from crabd.runtime.permissions.rules import Rule
 from crabd.runtime.run import Run
 from crabd.store.record import MessageQueued
 
@@ -37,7 +38,7 @@ class Ticket:
     """An accepted message, from the door to the end of its run.
 
     ``accepted`` is set once its run is durable or cannot be; ``settled`` once there is an outcome. Until
-    then ``is_recorded`` tells whether the log has that the message waits.
+    then ``is_recorded`` tells whether the log has that the message waits. ``allowed`` are rules for its run.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Ticket:
         request_key: str | None,
         tool_choice: str,
         guest: str = "",
+        allowed: tuple[Rule, ...] = (),
     ) -> None:
         self.run = run
         self.content = content
         self.request_key = request_key
         self.tool_choice = tool_choice
         self.guest = guest
+        self.allowed = allowed
         self.first_seq = 0
         self.is_recorded = False
         self.refusal: StoreError | None = None

@@ -150,3 +150,55 @@ def test_an_echo_says_exactly_what_it_was_given(text: str) -> None:
     chunks = trio.run(ask, OFFLINE, request_of(f"echo {text}"))
 
     assert joined(chunks) == text.lstrip()
+
+
+SCRIPT = """script
+say I look first.
+call read {"path": "a"}
+and read {"path": "b"}
+
+call read {"path": "the file of $result"}
+say It says: $result
+say That is all.
+"""
+
+
+async def play(script: str, *results: str) -> tuple[list[str], list[list[str]]]:
+    """Play a script to its end; returns the texts and the arguments of each round."""
+    messages: list[Message] = [user_text(script)]
+    texts, rounds, left = list[str](), list[list[str]](), list(results)
+    while True:
+        chunks = await ask(OFFLINE, asked(*messages))
+        calls = [chunk for chunk in chunks if isinstance(chunk, ToolCallChunk)]
+        texts.append(joined(chunks))
+        rounds.append([call.arguments for call in calls])
+        blocks = tuple(ToolCall(call.id, call.name, call.arguments) for call in calls)
+        messages.append(AssistantMessage(blocks))
+        messages += [ToolMessage(call.id, call.name, left.pop(0), "ok") for call in blocks]
+        messages.append(user_text("meanwhile", steer="r1.s1"))
+        if not calls:
+            return texts, rounds
+
+
+async def test_a_script_is_played_round_by_round_with_what_was_answered() -> None:
+    texts, rounds = await play(SCRIPT, "one", 'two "2"', "three")
+
+    assert texts == ["I look first.", "", "It says: three\nThat is all."]
+    assert rounds == [
+        ['{"path": "a"}', '{"path": "b"}'],
+        ['{"path": "the file of two \\"2\\""}'],
+        [],
+    ]
+
+
+async def test_a_script_that_ends_with_a_call_says_that_it_is_over() -> None:
+    texts, _ = await play('script\ncall read {"path": "a"}', "x")
+
+    assert texts == ["", "The script is over."]
+
+
+@pytest.mark.parametrize("lines", ["dance", "and read {}", "say"])
+async def test_a_script_that_makes_no_sense_is_explained(lines: str) -> None:
+    texts, _ = await play(f"script\n{lines}")
+
+    assert "A script has lines of" in texts[0]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crabd.events import PlanItem, PlanStatus
 from crabd.messages import (
     AssistantMessage,
     Message,
@@ -206,6 +207,22 @@ def test_a_summary_that_is_no_shorter_replaces_nothing(summary: str) -> None:
     context = context_of(user_text("goal"), reply("short"), user_text("q"), reply("b"))
 
     assert make_boundary(context, planned(context), "a_b_1/1", summary, before=50) is None
+
+
+@pytest.mark.parametrize(
+    ("last", "shown"),
+    [("in_progress", "<your_plan_by_then>\n[x] dig\n[>] plant\n</your_plan_by_then>"), ("done", "")],
+)
+def test_a_plan_goes_with_a_summary_until_all_of_it_is_done(last: PlanStatus, shown: str) -> None:
+    context = context_of(*rounds(1), reply("a" * 4000), user_text("q"), reply("b"))
+    plan = (PlanItem("dig", "done"), PlanItem("plant", last))
+
+    boundary = make_boundary(context, planned(context), "a_b_1/1", "they talked", before=1000, plan=plan)
+    assert boundary is not None
+    context.add(Step(6, NOW, boundary))
+
+    (head, *_) = context.messages()
+    assert text_of(head).partition("</summary>")[2].strip() == shown
 
 
 def test_a_head_never_fills_the_window_it_is_for() -> None:

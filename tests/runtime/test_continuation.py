@@ -27,7 +27,7 @@ async def open_patient_bench(*replies: list[Part]) -> AsyncGenerator[Bench]:
     """Open a bench whose agent goes on with partial answers."""
     options = structs.replace(DEFAULT_AGENT.options, continue_partial=True)
     async with open_bench(*replies) as bench:
-        bench.runtime.agents = Agents({"crab": structs.replace(DEFAULT_AGENT, options=options)})
+        bench.runtime.equipper.agents = Agents({"crab": structs.replace(DEFAULT_AGENT, options=options)})
         yield bench
 
 

@@ -154,7 +154,7 @@ async def test_a_fork_goes_on_by_itself_and_the_original_as_if_nothing_had_been(
         upto = session.meta.steps
         await bench.ask(session, "second")
 
-        info, at = await bench.runtime.fork(session.id, upto)
+        info, at = await bench.runtime.edits.fork(session.id, upto)
         fork = await bench.runtime.sessions.load(info.id)
         await bench.ask(fork, "other")
         await bench.ask(session, "third")
@@ -177,7 +177,7 @@ async def test_a_session_that_is_busy_is_forked_as_far_as_its_rounds_are_complet
         with trio.fail_after(10):
             await tool.began.wait()
 
-        info, _ = await bench.runtime.fork(session.id, None)
+        info, _ = await bench.runtime.edits.fork(session.id, None)
         fork = await bench.runtime.sessions.load(info.id)
 
         assert texts(fork.context.messages()) == ["first", "one", "second"]
@@ -192,7 +192,7 @@ async def test_an_ephemeral_session_has_ephemeral_forks() -> None:
         )
         await bench.ask(session, "first")
 
-        info, _ = await bench.runtime.fork(session.id, None)
+        info, _ = await bench.runtime.edits.fork(session.id, None)
 
         assert bench.store.metas() == ()
         assert (await bench.runtime.sessions.load(info.id)).is_ephemeral
@@ -203,6 +203,6 @@ async def test_what_is_not_there_is_not_forked() -> None:
         session = await bench.session()
 
         with pytest.raises(BadRequest, match="step 9 is behind the last one, 1"):
-            await bench.runtime.fork(session.id, 9)
+            await bench.runtime.edits.fork(session.id, 9)
         with pytest.raises(NotFound):
-            await bench.runtime.fork("crab_user_9", None)
+            await bench.runtime.edits.fork("crab_user_9", None)

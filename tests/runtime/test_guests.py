@@ -40,7 +40,7 @@ CRITIC = Agent("critic", "You are strict.", FrontMatter(model="scripted/two", ma
 @asynccontextmanager
 async def open_house(*replies: Sequence[Part], tools: Sequence[Tool] = ()) -> AsyncGenerator[Bench]:
     async with open_bench(*replies, tools=tools) as bench:
-        bench.runtime.agents = Agents({"crab": DEFAULT_AGENT, "critic": CRITIC})
+        bench.runtime.equipper.agents = Agents({"crab": DEFAULT_AGENT, "critic": CRITIC})
         yield bench
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from crabd.errors import CrabdError, ProviderError
-from crabd.events import Budget
+from crabd.events import Budget, Question
 from crabd.messages import TextBlock, UserMessage, text_of
 from crabd.providers.anthropic_wire import to_wire as to_anthropic
 from crabd.providers.base import (
@@ -39,6 +39,7 @@ from crabd.providers.responses_wire import to_wire as to_responses
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.intake import admit_steer, confirm, confirm_steer
+from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.prompt import History
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Runtime
@@ -46,11 +47,13 @@ from crabd.runtime.session import Session
 from crabd.runtime.sessions import Sessions
 from crabd.runtime.trust import Trust
 from crabd.store.base import Store
+from crabd.store.doctor.flaws import find_flaws
 from crabd.store.inmemory import InMemoryStore
 from crabd.store.journal.store import JournalStore
 from crabd.store.record import MessageAdded
-from crabd.tools.base import Tool, ToolContext, ToolOutcome, ToolSpec
-from tests.fakes import ScriptedModels, ScriptedProvider
+from crabd.tools.base import Intent, Tool, ToolContext, ToolOutcome, ToolSpec
+from crabd.tools.typed import Call
+from tests.fakes import FixedTools, ScriptedModels, ScriptedProvider, guards
 from tests.runtime.test_runtime import NOWHERE
 
 Move: TypeAlias = tuple[str, Any]
@@ -60,14 +63,16 @@ SAY: Move = ("say", None)
 TOOL: Move = ("tool", None)
 calls = st.tuples(
     st.just("call"),
-    st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from(ARGUMENTS)), min_size=1, max_size=3),
+    st.lists(st.tuples(st.sampled_from("wxyz"), st.sampled_from(ARGUMENTS)), min_size=1, max_size=3),
 )
+decisions = st.tuples(st.just("decide"), st.sampled_from(["allow", "allow_session", "deny"]))
 move: st.SearchStrategy[Move] = st.one_of(
     calls,
     st.tuples(st.just("send"), st.sampled_from(["queue", "steer"])),
     st.tuples(st.just("piece"), st.sampled_from([TextChunk("word "), TextChunk(" "), ThinkingChunk("hm")])),
     st.tuples(st.just("finish"), st.sampled_from(["end", "max_tokens", "refused"])),
     st.tuples(st.just("budget"), st.sampled_from([None, 1, 3])),
+    decisions,
     st.tuples(st.sampled_from(["say", "steer", "tool", "cancel", "compact", "fail", "unload"]), st.none()),
 )
 # What goes on for longer would hardly ever come of single moves.
@@ -77,8 +82,9 @@ phrase = st.one_of(
     st.just([("compact", None), SAY]),
     st.just([SEND, ("steer", None), SAY]),
     st.just([SEND, SEND, ("cancel", None)]),
-    st.tuples(st.just(SEND), calls, st.just(TOOL), st.just(TOOL), st.just(TOOL)).map(list[Move]),
-    calls.map(lambda call: [call, TOOL] * 6),
+    st.tuples(st.just(SEND), calls, *[st.just(TOOL) | decisions for _ in range(6)]).map(list[Move]),
+    st.tuples(st.just(SEND), calls, st.sampled_from([("cancel", None), ("steer", None)])).map(list[Move]),
+    st.tuples(calls, decisions).map(lambda both: [*both, TOOL] * 6),
 )
 moves = st.lists(phrase, max_size=12).map(lambda phrases: [each for phrase in phrases for each in phrase])
 
@@ -126,7 +132,17 @@ class SlowTool(Tool):
     def spec(self) -> ToolSpec:
         return ToolSpec(self._name, "a tool of a test", {"type": "object"})
 
-    async def run(self, arguments: dict[str, Any], context: ToolContext) -> ToolOutcome:
+    async def prepare(self, arguments: dict[str, Any], context: ToolContext) -> Call:
+        if self._name == "w":
+            return Call(Intent(title="ask"), lambda: self._ask(context))
+        # What it changes has to be allowed.
+        writes = ("/wall",) if self._name == "x" else ()
+        return Call(Intent(title="be slow", writes=writes), lambda: self._run(arguments))
+
+    async def _ask(self, context: ToolContext) -> ToolOutcome:
+        return ToolOutcome(repr(await context.ask([Question("Which?")])))
+
+    async def _run(self, arguments: dict[str, Any]) -> ToolOutcome:
         done = trio.Event()
         self._waiting.append(done)
         try:
@@ -174,6 +190,12 @@ class Play:
                 self._puppet.say(ProviderError("unavailable", "the server hung up", provider="puppet"))
             case "tool", _ if self._tools:
                 self._tools[0].set()
+            case "decide", decision if session.desk.confirmations:
+                (confirmation, *_) = session.desk.confirmations
+                await self.runtime.decide(session, confirmation, decision, by="a person")
+            case "decide", decision if session.desk.questions:
+                texts = None if decision == "deny" else ("blue",)
+                session.desk.answer(session.desk.questions[0].id, texts, by="a person")
             case "cancel", _ if session.job is not None:
                 await self.runtime.cancel(session, None)
             case "compact", _:
@@ -186,7 +208,8 @@ class Play:
                 await self.runtime.close(self.session, cancel=False)
             case _:
                 pass
-        await wait_all_tasks_blocked()
+        # The rules are asked in a thread, which nobody sees being busy.
+        await wait_all_tasks_blocked(0.001)
 
     async def end(self) -> None:
         """Cancel whatever is going until nothing is left."""
@@ -219,7 +242,7 @@ class Play:
 
     async def _compact(self, session: Session) -> None:
         try:
-            await self.runtime.compact(session, None)
+            await self.runtime.edits.compact(session, None)
         except CrabdError:
             return
 
@@ -297,8 +320,10 @@ async def open_play(store: Store) -> AsyncGenerator[tuple[Play, Puppet]]:
             broker=broker,
             agents=Agents({"crab": DEFAULT_AGENT}),
             models=ScriptedModels(puppet),
-            tools={name: SlowTool(name, waiting) for name in "xy"},
+            toolmaker=FixedTools(*(SlowTool(name, waiting) for name in "wxy")),
+            guards=guards(),
             trust=Trust(NOWHERE, NOWHERE),
+            rulebook=Rulebook(NOWHERE, "/"),
         )
         play = Play(runtime, nursery, puppet, waiting)
         session, _ = await runtime.get_or_create(
@@ -329,6 +354,8 @@ async def check_play(store: Store, script: list[Move]) -> None:
             assert after.context.messages() == seen
             assert after.meta == before.meta
             assert (after.meta.open_run, after.meta.queued) == (None, ())
+            assert list(find_flaws(play.session, steps, is_live=False)) == []
+            assert before.desk.is_empty
             for request in puppet.requests:
                 for check in CHECKS:
                     check(request)

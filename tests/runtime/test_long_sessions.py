@@ -107,8 +107,8 @@ async def open_narrow(
 ) -> AsyncGenerator[Bench]:
     async with open_bench(tools=[tool or HeldTool()]) as bench:
         options = structs.replace(DEFAULT_AGENT.options, max_rounds=1000)
-        bench.runtime.agents = Agents({"crab": structs.replace(DEFAULT_AGENT, options=options)})
-        bench.runtime.models = NarrowModels(provider, window)
+        bench.runtime.equipper.agents = Agents({"crab": structs.replace(DEFAULT_AGENT, options=options)})
+        bench.runtime.equipper.models = NarrowModels(provider, window)
         yield bench
 
 
@@ -204,7 +204,7 @@ async def test_what_fits_nowhere_ends_its_run_with_advice_and_the_next_one_works
         await bench.ask(session, WORK)
 
         outcome = await bench.ask(session, "x" * 8000)
-        await bench.runtime.clear(session)
+        await bench.runtime.edits.clear(session)
         after = await bench.ask(session, "hello")
 
         assert outcome.error is not None

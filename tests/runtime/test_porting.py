@@ -8,14 +8,15 @@ import pytest
 import trio
 
 from crabd.errors import BadRequest, NotFound, StoreError
+from crabd.events import RuleLists
 from crabd.messages import AssistantMessage, TextBlock, ToolCall, ToolMessage, user_text
-from crabd.runtime.porting import Brought, Porting, Wish
+from crabd.runtime.porting import DISARMED, Brought, Porting, Wish
 from crabd.store.base import Store
 from crabd.store.inmemory import InMemoryStore
 from crabd.store.meta import SessionMeta
 from crabd.store.porting.export import write_page
 from crabd.store.porting.sources import read_sources
-from crabd.store.record import MessageAdded, MessageQueued, Record, RunClosed, RunOpened
+from crabd.store.record import Configured, MessageAdded, MessageQueued, Record, RunClosed, RunOpened
 from tests.crabtalk import V22_META, compact, user, write_root, write_steps
 from tests.store.samples import a_turn
 
@@ -156,6 +157,28 @@ async def test_a_run_that_was_going_when_its_session_was_exported_is_closed_wher
     ]
     assert [(result.call, result.status) for result in results] == [("c", "interrupted")]
     assert [r.stop_reason for r in records if isinstance(r, RunClosed)] == ["interrupted", "interrupted"]
+
+
+async def test_what_a_session_was_allowed_elsewhere_it_is_not_here(tmp_path: Path) -> None:
+    rules = RuleLists(allow=("bash",), deny=("edit(docs/**)",))
+    here, there = await a_store(Configured(mode="full", permissions=rules)), InMemoryStore()
+    path = await export(here, "a_b_1", tmp_path / "x.jsonl")
+
+    (brought,) = await bring(there, path)
+
+    (meta,) = there.metas()
+    assert (meta.mode, meta.permissions) == (None, RuleLists(deny=("edit(docs/**)",)))
+    assert brought.notes == (DISARMED,)
+
+
+async def test_what_a_session_was_forbidden_elsewhere_it_is_here_too(tmp_path: Path) -> None:
+    here, there = await a_store(Configured(mode="read-only")), InMemoryStore()
+    path = await export(here, "a_b_1", tmp_path / "x.jsonl")
+
+    (brought,) = await bring(there, path)
+
+    assert [meta.mode for meta in there.metas()] == ["read-only"]
+    assert brought.notes == ()
 
 
 async def test_two_imports_of_the_same_at_once_bring_it_once(tmp_path: Path) -> None:

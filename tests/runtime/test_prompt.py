@@ -246,6 +246,14 @@ def test_the_settings_of_a_session_come_before_those_of_its_agent() -> None:
     assert request.thinking is False
 
 
+def test_a_model_is_told_of_a_mode_that_keeps_it_from_changing_anything() -> None:
+    plan = compose_request(AGENT, META, CHOICE, (), mode="plan").system
+    reading = compose_request(AGENT, META, CHOICE, (), mode="read-only").system
+
+    assert plan.startswith("Be brief.\n\nYou are to make a plan, and to change nothing yet")
+    assert reading.startswith("Be brief.\n\nYou may only read here")
+
+
 def test_tokens_are_guessed_from_bytes_of_text_calls_and_results() -> None:
     plain = estimate_tokens([user_text("x" * 400)])
     wide = estimate_tokens([user_text("漢" * 400)])

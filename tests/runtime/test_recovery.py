@@ -25,6 +25,8 @@ from crabd.runtime.recovery import INTERRUPTED_OUTPUT, close_interrupted, leave_
 from crabd.store.base import Partial
 from crabd.store.meta import SessionMeta, advance, begin_meta
 from crabd.store.record import (
+    Answered,
+    Asked,
     Created,
     MessageAdded,
     MessageQueued,
@@ -111,6 +113,22 @@ def test_calls_without_a_result_get_one_that_says_why_in_call_order() -> None:
     assert messages_of(closed) == [
         ToolMessage("a", "grep", INTERRUPTED_OUTPUT, "interrupted"),
         ToolMessage("b", "read", INTERRUPTED_OUTPUT, "interrupted"),
+    ]
+
+
+def test_a_call_that_waited_for_a_person_is_told_apart_from_one_that_was_made() -> None:
+    closed = close(
+        RunOpened("r1"),
+        MessageAdded("r1", ASKED),
+        Asked("r1", "a", "grep", "grep the disk"),
+        Asked("r1", "b", "read", "read the disk"),
+        Answered("r1", "b", "allow", "nvim"),
+    )
+
+    outputs = [message.output for message in messages_of(closed) if isinstance(message, ToolMessage)]
+    assert outputs == [
+        "[interrupted while it waited for a person, so it was not made. This was asked: grep the disk]",
+        INTERRUPTED_OUTPUT,
     ]
 
 

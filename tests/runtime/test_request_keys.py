@@ -108,7 +108,7 @@ async def test_a_key_belongs_to_one_method_with_one_content() -> None:
             with pytest.raises(RequestKeyReused, match="session/send"):
                 await steer(bench, session, "go", "k")
             with pytest.raises(RequestKeyReused, match="session/send"):
-                await bench.runtime.compact(session, None, "k")
+                await bench.runtime.edits.compact(session, None, "k")
             with pytest.raises(RequestKeyReused, match="session/send"):
                 await get_or_create(bench, "k")
             with pytest.raises(RequestKeyReused, match="session/send"):
@@ -266,7 +266,7 @@ async def test_a_compaction_asked_for_fifty_times_at_once_is_one_and_its_result_
         await bench.ask(session, "first")
 
         async def compact() -> Compaction:
-            return await bench.runtime.compact(session, "briefly", "k")
+            return await bench.runtime.edits.compact(session, "briefly", "k")
 
         async with trio.open_nursery() as nursery:
             results: list[Compaction] = []
@@ -293,11 +293,11 @@ async def test_a_compaction_whose_asker_left_goes_on_and_is_waited_for() -> None
     async with open_bench(says("a" * 400), [gate, *says("summary")]) as bench:
         session = await bench.session()
         await bench.ask(session, "first")
-        await leave_before(lambda: bench.runtime.compact(session, None, "k"))
+        await leave_before(lambda: bench.runtime.edits.compact(session, None, "k"))
         gate.set()
 
         with trio.fail_after(10):
-            done = await bench.runtime.compact(session, None, "k")
+            done = await bench.runtime.edits.compact(session, None, "k")
 
         assert done.summary == "summary"
         assert len(bench.provider.requests) == 2
@@ -309,9 +309,9 @@ async def test_a_compaction_that_failed_is_tried_again_by_its_key() -> None:
         session = await bench.session()
         await bench.ask(session, "first")
         with pytest.raises(ProviderError):
-            await bench.runtime.compact(session, None, "k")
+            await bench.runtime.edits.compact(session, None, "k")
 
-        done = await bench.runtime.compact(session, None, "k")
+        done = await bench.runtime.edits.compact(session, None, "k")
 
         assert done.summary == "summary"
 

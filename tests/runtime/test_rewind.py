@@ -21,7 +21,7 @@ async def test_the_last_message_is_taken_back_with_all_that_followed_and_stays_i
         await bench.ask(session, "first")
         await bench.ask(session, "second")
 
-        done = await bench.runtime.rewind(session, None)
+        done, _ = await bench.runtime.edits.rewind(session, None)
         await bench.ask(session, "third")
 
         assert (done.messages, done.text) == (4, "second")
@@ -37,7 +37,7 @@ async def test_the_figure_falls_with_a_rewind_and_a_reload_sees_the_same() -> No
         await bench.ask(session, "first")
         await bench.ask(session, "second")
 
-        await bench.runtime.rewind(session, None)
+        await bench.runtime.edits.rewind(session, None)
         seen, weight = session.context.messages(), session.context.weight
         await bench.runtime.close(session.id, cancel=False)
         session = await bench.runtime.sessions.load(session.id)
@@ -52,12 +52,12 @@ async def test_back_to_the_beginning_nothing_is_left() -> None:
         session = await bench.session()
         await bench.ask(session, "first")
 
-        await bench.runtime.rewind(session, 1)
+        await bench.runtime.edits.rewind(session, 1)
 
         assert session.context.messages() == ()
         assert session.meta.usage.context_tokens == 0
         with pytest.raises(BadRequest, match="no message to take back"):
-            await bench.runtime.rewind(session, None)
+            await bench.runtime.edits.rewind(session, None)
 
 
 async def test_a_session_that_is_busy_is_not_rewound() -> None:
@@ -68,7 +68,7 @@ async def test_a_session_that_is_busy_is_not_rewound() -> None:
         await tool.began.wait()
 
         with pytest.raises(SessionBusy):
-            await bench.runtime.rewind(session, None)
+            await bench.runtime.edits.rewind(session, None)
 
 
 def test_a_step_within_a_round_means_the_end_of_the_round_before() -> None:

@@ -25,6 +25,7 @@ from crabd.errors import (
     ShuttingDown,
     StoreError,
 )
+from crabd.events import PlanItem
 from crabd.messages import (
     AssistantMessage,
     Message,
@@ -36,8 +37,10 @@ from crabd.messages import (
 from crabd.providers.base import TextChunk
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
+from crabd.runtime.guards import Guards
 from crabd.runtime.history import Wanted
 from crabd.runtime.intake import admit_steer, confirm, confirm_steer
+from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Runtime, WhenBusy
 from crabd.runtime.session import MAX_WAITING, Session
@@ -46,9 +49,9 @@ from crabd.runtime.ticket import Disposition, Outcome, Ticket
 from crabd.runtime.trust import Trust
 from crabd.store.base import Loaded, Store
 from crabd.store.inmemory import InMemoryLog, InMemoryStore
-from crabd.store.record import Created, MessageAdded, MessageQueued, Record, RunOpened, Step
-from crabd.tools.base import Tool
-from tests.fakes import HeldTool, Part, ScriptedModels, ScriptedProvider, calls, says
+from crabd.store.record import Created, MessageAdded, MessageQueued, Planned, Record, RunOpened, Step
+from crabd.tools.base import Tool, Toolmaker
+from tests.fakes import FixedTools, HeldTool, Part, ScriptedModels, ScriptedProvider, calls, guards, says
 
 T = TypeVar("T")
 # There are no instructions, and nothing is trusted.
@@ -116,7 +119,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def open_bench(
-    *replies: Sequence[Part], tools: Sequence[Tool] = (), store: Store | None = None
+    *replies: Sequence[Part],
+    tools: Sequence[Tool] = (),
+    store: Store | None = None,
+    guarded: Guards | None = None,
+    toolmaker: Toolmaker | None = None,
+    rulebook: Rulebook | None = None,
 ) -> AsyncGenerator[Bench]:
     provider = ScriptedProvider(*replies)
     broker = Broker("epoch", lambda payload: payload)
@@ -129,8 +137,10 @@ async def open_bench(
             broker=broker,
             agents=Agents({"crab": DEFAULT_AGENT}),
             models=ScriptedModels(provider),
-            tools={tool.spec.name: tool for tool in tools},
+            toolmaker=toolmaker or FixedTools(*tools),
+            guards=guarded or guards(),
             trust=Trust(NOWHERE, NOWHERE),
+            rulebook=rulebook or Rulebook(NOWHERE, "/"),
         )
         yield Bench(runtime, provider, kept)
         runs.cancel_scope.cancel()
@@ -495,14 +505,15 @@ async def test_a_paused_session_refuses_messages_and_lets_waiting_ones_go_on_whe
         assert (await outcome_of(second)).text == "two"
 
 
-async def test_compaction_replaces_old_rounds_and_keeps_the_goal_and_the_newest() -> None:
+async def test_compaction_replaces_old_rounds_and_keeps_the_goal_the_plan_and_the_newest() -> None:
     replies = [says(f"answer {i}" + " and so on" * 20, tokens=300) for i in range(3)]
     async with open_bench(*replies, says("they talked"), says("more")) as bench:
         session = await bench.session()
         for i in range(3):
             await bench.ask(session, f"question {i}")
+        await session.save([Planned("r1", (PlanItem("count them"),))])
 
-        done = await bench.runtime.compact(session, "mind the numbers")
+        done = await bench.runtime.edits.compact(session, "mind the numbers")
         await bench.ask(session, "next")
 
         assert done.archive == f"{session.id}/1"
@@ -514,6 +525,7 @@ async def test_compaction_replaces_old_rounds_and_keeps_the_goal_and_the_newest(
         seen = texts(bench.provider.requests[4].messages)
         assert seen[0].startswith("question 0")
         assert "they talked" in seen[0]
+        assert seen[0].endswith("<your_plan_by_then>\n[ ] count them\n</your_plan_by_then>")
         assert seen[1:] == ["question 2", "answer 2" + " and so on" * 20, "next"]
         assert len((await bench.runtime.sessions.read_page(session, Wanted(1, 100))).messages) == 8
 
@@ -523,10 +535,10 @@ async def test_a_session_compacts_again_and_still_knows_its_goal() -> None:
     async with open_bench(a, says("sum one"), b, says("sum two"), says("c")) as bench:
         session = await bench.session()
         await bench.ask(session, "the goal")
-        await bench.runtime.compact(session, None)
+        await bench.runtime.edits.compact(session, None)
         await bench.ask(session, "second")
 
-        again = await bench.runtime.compact(session, None)
+        again = await bench.runtime.edits.compact(session, None)
         await bench.ask(session, "third")
 
         assert again.archive == f"{session.id}/2"
@@ -544,7 +556,7 @@ async def test_a_session_serves_others_while_it_compacts_and_queues_messages() -
         session = await bench.session()
         await bench.ask(session, "first")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bench.runtime.compact, session, None)
+            nursery.start_soon(bench.runtime.edits.compact, session, None)
             await until(lambda: session.job is not None)
 
             ticket, disposition = await bench.accept(session, "second")
@@ -565,14 +577,14 @@ async def test_a_cancelled_or_failed_compaction_changes_nothing() -> None:
 
         async def compact() -> None:
             with pytest.raises(RequestCancelled):
-                await bench.runtime.compact(session, None)
+                await bench.runtime.edits.compact(session, None)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(compact)
             await until(lambda: bench.provider.open_streams == 1)
             await bench.runtime.cancel(session, None)
         with pytest.raises(ProviderError):
-            await bench.runtime.compact(session, None)
+            await bench.runtime.edits.compact(session, None)
 
         assert session.meta.steps == steps
         assert session.job is None
@@ -583,7 +595,7 @@ async def test_a_session_without_a_round_has_nothing_to_compact() -> None:
         session = await bench.session()
 
         with pytest.raises(NothingToCompact):
-            await bench.runtime.compact(session, None)
+            await bench.runtime.edits.compact(session, None)
 
 
 async def test_clear_empties_what_the_model_sees_and_keeps_the_log() -> None:
@@ -591,7 +603,7 @@ async def test_clear_empties_what_the_model_sees_and_keeps_the_log() -> None:
         session = await bench.session()
         await bench.ask(session, "first")
 
-        await bench.runtime.clear(session)
+        await bench.runtime.edits.clear(session)
         await bench.ask(session, "second")
 
         assert texts(bench.provider.requests[1].messages) == ["second"]
@@ -801,7 +813,7 @@ async def test_a_bug_in_a_compaction_is_told_and_harms_nothing() -> None:
         await bench.ask(session, "first")
         log.bug = ValueError("a bug")
         with pytest.raises(CrabdError, match="internal error"):
-            await bench.runtime.compact(session, None)
+            await bench.runtime.edits.compact(session, None)
 
         log.bug = None
         after = await bench.ask(session, "second")
@@ -813,7 +825,7 @@ async def test_an_agent_is_offered_its_own_tools_and_cannot_call_others() -> Non
     own, other = HeldTool("own"), HeldTool("other")
     async with open_bench(calls("own", "other"), says("done"), tools=[own, other]) as bench:
         options = structs.replace(DEFAULT_AGENT.options, tools=("own",))
-        bench.runtime.agents = Agents({"crab": structs.replace(DEFAULT_AGENT, options=options)})
+        bench.runtime.equipper.agents = Agents({"crab": structs.replace(DEFAULT_AGENT, options=options)})
         session = await bench.session()
 
         await bench.ask(session, "go")

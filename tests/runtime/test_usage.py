@@ -19,7 +19,7 @@ from tests.runtime.test_runtime import Bench, history, open_bench, outcome_of, t
 def limit(bench: Bench, *, budget: Budget | None = None, daily: DailyBudget | None = None) -> None:
     """Have the agent's file say so."""
     options = FrontMatter(budget=budget or Budget(), daily_budget=daily or DailyBudget())
-    bench.runtime.agents = Agents({"crab": Agent("crab", DEFAULT_PROMPT, options, "a test")})
+    bench.runtime.equipper.agents = Agents({"crab": Agent("crab", DEFAULT_PROMPT, options, "a test")})
 
 
 def told(bench: Bench, type_: str) -> list[dict[str, object]]:
