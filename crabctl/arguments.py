@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from crabctl.table import Command
 
 
+# Between the values of an option that was given several times. None of them has it.
+BETWEEN = "\n"
+
+
 class UsageError(Exception):
     """The command line means nothing to us; the sentence says what would."""
 
@@ -29,6 +33,11 @@ class Args:
     def get(self, name: str) -> str | None:
         """Look up an option's value; null if it was not given."""
         return self._options.get(name)
+
+    def all(self, name: str) -> list[str]:
+        """List the values of an option that may be given several times."""
+        value = self._options.get(name)
+        return [] if value is None else value.split(BETWEEN)
 
     def number(self, name: str, *, least: int = 1) -> int | None:
         """Read an option's value as a whole number; null if it was not given.
@@ -59,7 +68,12 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
             f'{exc.msg}: see crabctl help, and put "--" before text that begins with a dash'
         ) from exc
     by_letter = {option.short: name for name, option in OPTIONS.items()}
-    return {by_letter.get(key[1:]) or key[2:]: value for key, value in found}, words
+    options: dict[str, str] = {}
+    for key, value in found:
+        name = by_letter.get(key[1:]) or key[2:]
+        is_more = name in options and OPTIONS[name].repeats
+        options[name] = options[name] + BETWEEN + value if is_more else value
+    return options, words
 
 
 def resolve(options: dict[str, str], words: list[str]) -> tuple[Command, Args]:

@@ -15,7 +15,7 @@ from time import monotonic, sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from typing import Any
 
 # Until a daemon that is too busy to accept counts as one that is not there, in seconds.
@@ -50,6 +50,7 @@ class Link:
         self._received = bytearray()
         self._searched = 0
         self._last_id = 0
+        self._beside: tuple[int, Callable[[], None]] | None = None
 
     def __repr__(self) -> str:
         return f"<Link {self._last_id} requests, {len(self._received)} bytes unread>"
@@ -112,6 +113,10 @@ class Link:
             if "method" in message and "id" not in message:
                 yield message.get("params") or {}
 
+    def attend(self, descriptor: int | None, on_ready: Callable[[], None]) -> None:
+        """While waiting, also call ``on_ready`` whenever the descriptor can be read; null for no more."""
+        self._beside = None if descriptor is None else (descriptor, on_ready)
+
     def wait_closed(self, limit: float) -> bool:
         """Wait until the other end is gone; false if it is still there after ``limit`` seconds."""
         deadline = monotonic() + limit
@@ -138,10 +143,25 @@ class Link:
             raise NoDaemon(f"what answers at the socket does not speak JSON-RPC: {line[:80]!r}") from exc
         return message
 
+    def _wait_beside(self) -> None:
+        """Wait until the socket can be read, and look after what is attended meanwhile."""
+        while self._beside is not None:
+            # Imported here: only who sits at a terminal and is asked something needs it.
+            from select import select
+
+            descriptor, on_ready = self._beside
+            watched: list[Any] = [self._sock, descriptor]
+            ready, _, _ = select(watched, [], [])
+            if descriptor in ready:
+                on_ready()
+            if self._sock in ready:
+                return
+
     def _read_line(self) -> str:
         while (end := self._received.find(b"\n", self._searched)) < 0:
             self._searched = len(self._received)
             try:
+                self._wait_beside()
                 chunk = self._sock.recv(_CHUNK)
             except TimeoutError as exc:
                 raise NoDaemon("crabd does not answer: crabctl restart") from exc

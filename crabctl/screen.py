@@ -25,6 +25,16 @@ ENDINGS = {
     "interrupted": 'the daemon was interrupted in the middle of the run: crabctl send "go on"',
 }
 
+# How a call that waited was decided about.
+DECISIONS = {
+    "allow": "allowed",
+    "allow_session": "allowed for this session",
+    "allow_always": "allowed from now on",
+    "deny": "denied",
+    "cancelled": "asked no more",
+}
+MARKS = {"pending": "[ ]", "in_progress": "[>]", "done": "[x]"}
+
 CANCELLED = 130
 
 
@@ -61,6 +71,16 @@ class Screen:
             case "tool_result":
                 took = duration(event["duration_ms"] / 1000)
                 self.note(f"← {event['name']}: {event['status']} in {took}: {event['output']}")
+            case "confirmation_requested" | "question_asked":
+                self.note(waiting_line(event))
+            case "confirmation_resolved":
+                self.note(decision_line(event))
+            case "question_answered":
+                said = "; ".join(event["answers"] or ())
+                self.note(f"answered by {event['by']}: {said}" if said else f"declined by {event['by']}")
+            case "plan_changed":
+                for item in event["plan"]:
+                    self.note(f"{MARKS.get(item['status'], '[ ]')} {item['text']}")
             case "queued":
                 self.note(f"waits at position {event['position']}: {text_of(event['content'])}")
             case "steered":
@@ -76,8 +96,9 @@ class Screen:
             case "compaction_failed":
                 more = "; it is not tried again for now" if event["gives_up"] else ""
                 self.note(f"history not compacted: {event['error']['message']}{more}")
-            case "instructions_untrusted":
-                self.note(f"not told to the model until crabctl trust DIR: {', '.join(event['files'])}")
+            case "project_untrusted":
+                files = ", ".join(f"{file['path']} ({file['kind']})" for file in event["files"])
+                self.note(f"left out until crabctl trust DIR: {files}")
             case "retrying":
                 again = event["model"] or f"again in {duration(event['seconds'])}"
                 self.note(f"no answer: {event['problem']}: asking {again}")
@@ -89,6 +110,25 @@ class Screen:
                 self.note(f"the session was {event['reason']}")
             case _:
                 pass
+
+    @property
+    def is_mid_line(self) -> bool:
+        """A line has begun and not ended."""
+        return self._open is not None
+
+    def ask(self, text: str) -> None:
+        """Show a line beside the reply, harmless already, that whoever sits there ends by answering."""
+        self.end_line()
+        self._write(self._notes, text, ends=False)
+
+    def tell(self, text: str) -> None:
+        """Show lines beside the reply, harmless already, as they are."""
+        self.end_line()
+        self._write(self._notes, text + "\n", ends=True)
+
+    def was_answered(self) -> None:
+        """The person has ended the line."""
+        self._open = None
 
     def picture(self, run: dict[str, Any]) -> None:
         """Draw a run in progress: the reply so far, left open for what comes, and the calls that go on."""
@@ -127,6 +167,24 @@ class Screen:
         stream.write(text)
         stream.flush()
         self._open = None if ends else stream
+
+
+def waiting_line(event: dict[str, Any]) -> str:
+    """Say what waits for a person, and how to answer it from elsewhere."""
+    if event["type"] == "question_asked":
+        asked = event["question"]
+        texts = "; ".join(question["text"] for question in asked["questions"])
+        return f"? crabctl answer {asked['id']}: {texts}"
+    asked = event["confirmation"]
+    return f"? crabctl confirm {asked['id']}: {asked['tool']}: {asked['command'] or asked['title']}"
+
+
+def decision_line(event: dict[str, Any]) -> str:
+    """Say who decided what about a call."""
+    decision = DECISIONS.get(event["decision"], event["decision"])
+    why = f": {event['reason']}" if event["reason"] else ""
+    rules = f" ({', '.join(event['rules'])})" if event["rules"] else ""
+    return f"{decision}{rules} by {event['by']}{why}"
 
 
 def ending(stop_reason: str, error: dict[str, Any] | None) -> tuple[int, str | None]:

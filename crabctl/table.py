@@ -7,12 +7,13 @@ from __future__ import annotations
 
 
 class Option:
-    """``value`` names what follows the option; empty for a switch."""
+    """``value`` names what follows the option; empty for a switch. One that ``repeats`` may come again."""
 
-    def __init__(self, short: str, value: str, summary: str) -> None:
+    def __init__(self, short: str, value: str, summary: str, *, repeats: bool = False) -> None:
         self.short = short
         self.value = value
         self.summary = summary
+        self.repeats = repeats
 
 
 class Command:
@@ -39,10 +40,17 @@ OPTIONS = {
     "key": Option("", "KEY", "name this request, so that it can be repeated and is never done twice"),
     "cancel": Option("", "", "cancel the run that is going first"),
     "yes": Option("y", "", "do not ask"),
+    "allow": Option("", "RULE", "allow this for the run, as bash(make *); may be given again", repeats=True),
+    "deny": Option("", "REASON", "deny it; the model reads the reason"),
+    "for-session": Option("", "", "allow such calls for as long as the session is open"),
+    "always": Option("", "", "allow such calls from now on, in every session"),
+    "decline": Option("", "", "tell the model that nobody will answer"),
     "follow": Option("f", "", "go on with what happens from now on"),
     "limit": Option("n", "N", "how many at most"),
     "from": Option("", "STEP", "begin at this step"),
     "guest": Option("", "AGENT", "this agent answers once, in place of the session's own"),
+    "files": Option("", "", "restore the files, too, that its tools have changed since"),
+    "force": Option("", "", "with --files: also those that somebody else has changed meanwhile"),
     "forget": Option("", "", "trust it no more"),
     "at": Option("", "STEP", "up to this step: crabctl log shows their numbers"),
     "remove": Option("", "RUN", "take the message of this run out"),
@@ -65,7 +73,7 @@ OPTIONS = {
 }
 
 WHOM = "session agent sender topic"
-SENDING = f"{WHOM} detach busy guest cwd key"
+SENDING = f"{WHOM} detach busy guest cwd key yes allow"
 LS_OPTIONS = "agent sender topic state limit all"
 WHICH = "Without an ID: the session of the agent, sender and topic; it is never made anew here."
 KEY_DETAILS = """\
@@ -78,6 +86,11 @@ dash goes after "--".
 
 On a terminal the reply appears as it comes. Into a pipe or a file goes the final reply alone, byte for byte
 and once it is whole; thinking, tool calls and notes go to stderr, so x=$(crabctl send …) works.
+
+When the agent wants to do what no rule allows, you are asked here, if you sit at a terminal; others may
+answer as well, and the first answer counts. In a script nobody is there to ask, so it is denied, unless --yes
+allows everything that would be asked, or --allow RULE this much. A message sent with -d asks nobody: what it
+waits for is in crabctl confirm.
 
 Ctrl-C cancels the run and shows how it ends; pressed again it leaves at once. If crabctl dies the run goes
 on: crabctl attach.
@@ -109,10 +122,11 @@ With -S ID every message of that session is shown. crabctl log ID --from STEP go
 Exit code: 0 also when nothing is found."""
 
 SET_DETAILS = """\
-Keys: title, model, thinking and auto_compact (on or off), system_prompt, cwd, and limits on all that the
-session uses: budget.tokens, budget.cost (in USD), budget.rounds (model calls) and budget.seconds (of runs).
-A run that comes to a limit is stopped, and the next is refused. KEY= with nothing after it returns the key to
-the agent's or the daemon's default, budget= all limits:
+Keys: title, model, thinking and auto_compact (on or off), system_prompt, cwd, mode (what is done without
+asking you: read-only, plan, ask, accept-edits or full), and limits on all that the session uses:
+budget.tokens, budget.cost (in USD), budget.rounds (model calls) and budget.seconds (of runs). A run that
+comes to a limit is stopped, and the next is refused. KEY= with nothing after it returns the key to the
+agent's or the daemon's default, budget= all limits:
 
   crabctl set title="Fix the tests" model=openai/gpt-5.4-mini
   crabctl set crab_user_1 thinking= budget.cost=2.50"""
@@ -143,19 +157,68 @@ REWIND_DETAILS = f"""\
 
 Without --at the last message of a person is taken back, with all that followed; it is shown, so that it can
 be sent again in other words. The model sees nothing of it any more; the log keeps it. What a summary has
-replaced cannot be taken back: fork it."""
+replaced cannot be taken back: fork it.
+
+Files that tools have changed since are told, and with --files made what they were; what they are now is kept,
+so that this can be taken back as well, by --files --at a later step. What commands have changed stays.
+
+  crabctl rewind
+  crabctl rewind crab_user_1 --at 42 --files"""
+
+DIFF_DETAILS = f"""\
+{WHICH}
+
+Shows, file by file, what is different from before the session's tools first changed it, whoever has changed
+it since. It is for reading: long lines and long files are cut, and of line endings nothing is shown. What
+commands have changed is not known. crabctl rewind --files makes files what they were."""
 
 TRUST_DETAILS = """\
 An agent is told what AGENTS.md and CRAB.md say: those beside config.toml, then those from the root down to
-the directory it works in. Files in directories may be a stranger's, so they are left out until you trust
-the directory, and again when they have changed. Without DIR: what is trusted.
+the directory it works in. What lies in the nearest .crab counts as well: hooks.toml and hooks/, agents/*.md,
+skills/, mcp.toml, permissions.toml. All of these may be a stranger's, so they are left out until you trust
+them, and again when they have changed. On a terminal it shows what there is and asks first, unless -y;
+--dry-run only shows. Without DIR: what is trusted.
+
+Trusted hooks are commands that run as you. What they run besides is not looked at: keep it in .crab/hooks.
 
   crabctl trust .
   crabctl trust . --forget"""
 
+PERMISSIONS_DETAILS = """\
+RULE is tool or tool(pattern), in quotes. deny comes before allow, allow before ask; what no rule speaks of,
+the session's mode decides: crabctl set mode=read-only, ask, accept-edits, full or plan.
+
+  crabctl permissions allow 'bash(git commit *)'            # * stands for any further words
+  crabctl permissions deny 'edit(~/notes/**)'               # whatever tool, or redirection, would write
+  crabctl permissions allow 'read(/usr/include/**)'
+  crabctl permissions allow 'web_fetch(domain:docs.python.org)'
+  crabctl permissions remove 'bash(git commit *)'
+
+Of a line for bash every command must be allowed, in pipes, loops, substitutions and behind env, xargs or
+bash -c; what cannot be understood is asked about. Rules are kept in permissions.toml beside config.toml,
+which may have some, too, as allow, deny and ask of [permissions]. With -S: also those of the session and its
+agent."""
+
 ATTACH_DETAILS = """\
 Shows the reply so far and the rest as it comes, until the run ends; with no run going, the last reply.
 Ctrl-C leaves; the run goes on. Exit codes are those of send."""
+
+CONFIRM_DETAILS = """\
+Without CALL: shows what waits for you, in all sessions or in that of -S: what would be done, and the rule
+that asks. CALL is the id that is shown there. Without an option it is allowed this once:
+
+  crabctl confirm
+  crabctl confirm r3.1
+  crabctl confirm r3.1 --deny "use the staging server"
+
+Whoever answers first is heard; too late is exit code 1."""
+
+ANSWER_DETAILS = """\
+Gives an answer for each question, in their order; the number of an option stands for it, and numbers with
+commas for several. crabctl confirm shows the questions that wait.
+
+  crabctl answer r3.2 2 "because it is faster"
+  crabctl answer r3.2 --decline"""
 
 LOG_DETAILS = """\
 Without --from: the last 50 messages, or N with -n. With --all, or --from 1: everything, also what came
@@ -237,6 +300,16 @@ COMMANDS = {
     "send": Command("talk:send", "[TEXT…]", "send a message, show the reply", SENDING, SEND_DETAILS),
     "steer": _repeatable("talk:steer", "[TEXT…]", "say something to the run that is going"),
     "cancel": _of_session("sessions:cancel", "", "stop the run that is going"),
+    "confirm": Command(
+        "deciding:confirm",
+        "[CALL]",
+        "show what waits for you, and allow or deny it",
+        "session deny for-session always",
+        CONFIRM_DETAILS,
+    ),
+    "answer": Command(
+        "deciding:answer", "CALL [ANSWER…]", "answer a question", "session decline", ANSWER_DETAILS
+    ),
     "attach": _of_session("watching:attach", "", "watch the run that is going", "", ATTACH_DETAILS),
     "ls": Command("reading:ls", "[TEXT]", "list sessions, the last used first", LS_OPTIONS, LS_DETAILS),
     "search": Command(
@@ -248,7 +321,10 @@ COMMANDS = {
     "compact": _repeatable("sessions:compact", "[INSTRUCTIONS…]", "replace old history by a summary"),
     "queue": _of_session("editing:queue", "", "show the messages that wait for a busy session", "remove"),
     "fork": _of_session("editing:fork", "", "copy a session, to go on another way", "at", FORK_DETAILS),
-    "rewind": _of_session("editing:rewind", "", "take the last messages back", "at", REWIND_DETAILS),
+    "rewind": _of_session(
+        "editing:rewind", "", "take the last messages back", "at files force", REWIND_DETAILS
+    ),
+    "diff": _of_session("editing:diff", "", "show what a session has changed in files", "", DIFF_DETAILS),
     "clear": _of_session("sessions:clear", "", "start over; the log keeps the old history"),
     "pause": _of_session("sessions:pause", "", "keep a session from starting runs"),
     "resume": _of_session("sessions:resume", "", "let a paused session start runs again"),
@@ -259,8 +335,17 @@ COMMANDS = {
     "import": Command(
         "porting:import_", "PATH…", "bring sessions in", "agent sender memory dry-run again", IMPORT_DETAILS
     ),
-    "trust": Command("trust:trust", "[DIR]", "trust a directory's instructions", "forget", TRUST_DETAILS),
-    "agents": Command("registry:agents", "", "list the agents"),
+    "trust": Command(
+        "trust:trust", "[DIR]", "trust what a directory brings along", "forget yes dry-run", TRUST_DETAILS
+    ),
+    "permissions": Command(
+        "permissions:permissions", "[allow|deny|ask|remove] [RULE]", "tell, or set, what agents may do",
+        "session", PERMISSIONS_DETAILS,
+    ),
+    "agents": Command("registry:agents", "", "list the agents, with those of this directory"),
+    "tools": Command(
+        "registry:tools", "[ID]", "list the tools that agents, or a session's agent, may use", "session"
+    ),
     "models": Command("registry:models", "", "list the models"),
     "status": Command("daemon:status", "", "tell how the daemon is"),
     "start": Command("daemon:start", "", "start the daemon"),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -18,9 +16,9 @@ from crabd.app import serve
 from crabd.config import Places, find_places
 from crabd.doctor import examine
 from crabd.errors import NOT_STARTED, ConfigError, CrabdError, StoreError
-from crabd.rpc.envelope import RpcError, encode_error
-from crabd.rpc.framing import frame
-from crabd.server.listener import AlreadyRunning, is_ours
+from crabd.kernel import adopt_orphans, close_memory
+from crabd.rpc.envelope import RpcError
+from crabd.server.listener import AlreadyRunning, is_ours, turn_away
 from crabd.service import ServiceManager, raise_descriptor_limit
 
 # sysexits.h: a temporary failure, and a configuration error, which starting again does not mend.
@@ -36,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return look_around(places, repair=flags.repair)
     manager = ServiceManager.from_environment()
     raise_descriptor_limit()
+    close_memory()
+    adopt_orphans()
     # A watchdog ends a daemon that hangs with SIGABRT: what it hung in belongs in the log.
     faulthandler.enable()
     try:
@@ -60,21 +60,9 @@ def give_up(why: str, code: int, manager: ServiceManager) -> int:
     error = RpcError(NOT_STARTED, f"crabd did not start: {why}", {"kind": "not_started"})
     for client in manager.waiting():
         with client:
-            turn_away(client, encode_error(None, error))
+            if is_ours(client):
+                turn_away(client, error)
     return code
-
-
-def turn_away(client: socket.socket, answer: bytes) -> None:
-    """Give a client its answer, framed as its first byte asks for if that is there; it waits for nobody."""
-    client.setblocking(False)
-    if not is_ours(client):
-        return
-    try:
-        first = client.recv(1, socket.MSG_PEEK)
-    except OSError:
-        first = b""
-    with suppress(OSError):
-        client.send(frame([answer], "headers" if first in (b"C", b"c") else "lines"))
 
 
 def exit_code(exc: CrabdError) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +28,9 @@ from crabd.api.table import EVENT_NOTIFICATION
 from crabd.config import Places, Settings, StoreName, read_settings
 from crabd.doctor import diagnose
 from crabd.errors import ConfigError, StoreError
+from crabd.kernel import bury_orphans
 from crabd.log import configure_logging
+from crabd.masking import Masker, secrets_of
 from crabd.messages import utc_now
 from crabd.providers.circuit import Trouble
 from crabd.providers.registry import Registry
@@ -36,7 +39,11 @@ from crabd.rpc.framing import Bundle
 from crabd.rpc.reactor import Reactor
 from crabd.runtime.agents import Agents, load_agents
 from crabd.runtime.broker import Broker
+from crabd.runtime.files import Files
+from crabd.runtime.guards import Guards
+from crabd.runtime.hooking import CommandHooks
 from crabd.runtime.loop import shielded
+from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.porting import Porting
 from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime
@@ -53,6 +60,14 @@ from crabd.store.ondisk import DiskStore
 from crabd.store.porting.export import write_page
 from crabd.store.porting.sources import read_sources
 from crabd.store.stepfiles.store import StepStore
+from crabd.tools.artifacts import Artifacts
+from crabd.tools.box import Toolboxes
+from crabd.tools.files.checkpoints import Checkpoints
+from crabd.tools.files.searching import Searcher
+from crabd.tools.settings import SandboxSettings
+from crabd.tools.shell.choosing import choose_sandbox
+from crabd.tools.shell.process import run_command
+from crabd.tools.shell.sandbox import Sandbox, Walls
 
 if TYPE_CHECKING:
     from crabd.store.search.index import StoreIndex
@@ -63,7 +78,11 @@ CATALOGUE_SECONDS = 600.0
 PRUNE_SECONDS = 3600.0
 # How long the store and the connections to models may take to close when the daemon stops.
 CLOSING_SECONDS = 10.0
+# Where tools keep files for a session, besides its log.
+KEPT_BESIDE = ("artifacts", "checkpoints")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# What the configuration says of these is in force from the start to the end.
+AT_START = ("store", "sandbox", "web")
 STORES: dict[StoreName, Callable[[Path], DiskStore]] = {"journal": JournalStore, "stepfiles": StepStore}
 # What goes round every event, which is the same each time.
 BEFORE_EVENT, AFTER_EVENT = encode_notification(EVENT_NOTIFICATION, Raw(b"{}")).split(b"{}")
@@ -78,44 +97,67 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
     ``ready_fd`` gets the line ``READY`` once clients are served and recovery is done.
 
     Raises:
-      ConfigError: ``config.toml`` is wrong.
+      ConfigError: ``config.toml`` or ``permissions.toml`` is wrong.
       AlreadyRunning, UnsafeSocket: the socket cannot be ours.
       StoreError: the store cannot be opened, or another process has it.
     """
     settings = read_settings(places.config)
-    configure_logging(settings.log_level)
+    masker = Masker(secrets_of(os.environ))
+    configure_logging(settings.log_level, masker.mask)
     async with (
         open_listener_of(places, manager) as listener,
         open_store(places, settings.store) as store,
-        open_models(settings) as models,
+        open_models(settings, masker) as models,
     ):
         reactor = Reactor()
         broker = Broker(secrets.token_hex(8), wrap_event, Bundle, reactor.flush_soon)
         # Numbers by the clock, so that no ephemeral session ever has the id of an earlier one.
         scratch = InMemoryStore(first_number=time.time_ns() // 1_000_000)
         index = make_index(places, store)
-        sessions = Sessions(store, scratch, broker, index)
+        trust = Trust(places.config, places.state)
+        sessions = Sessions(store, scratch, broker, index, trust)
         agents = await load_agents_of(places)
+        rulebook = make_rulebook(places)
+        await load_rules(rulebook, places, settings)
+        artifacts = Artifacts(places.state / "artifacts", masker)
+        sandbox = await make_sandbox(places, settings)
         recovered = await sessions.recover()
         async with trio.open_nursery() as runs:
+            hooks = CommandHooks(run_command, sessions.find_loaded, runs, settings.hooks)
+            files = Files(Checkpoints(places.state / "checkpoints"), sessions.find_loaded)
+
+            async def discard(session: str) -> None:
+                await files.drop(session)
+                await artifacts.drop(session)
+
+            sessions.discard = discard
+            leftovers = await trio.to_thread.run_sync(find_leftovers, places, store)
             runtime = Runtime(
                 runs=runs,
                 sessions=sessions,
                 broker=broker,
                 agents=agents,
                 models=models,
-                tools={},
-                trust=Trust(places.config, places.state),
+                toolmaker=Toolboxes(
+                    runs, Searcher(shutil.which("rg")), artifacts, allow_private=settings.web.allow_private
+                ),
+                guards=make_guards(sandbox, artifacts, files, hooks, masker),
+                trust=trust,
+                rulebook=rulebook,
+                hooks=hooks,
+                files=files,
                 titles=settings.titles,
             )
             porting = Porting(store, scratch, read_sources, write_page)
-            daemon = Daemon(places, settings, runtime, store, models, manager, porting)
+            daemon = Daemon(places, settings, runtime, store, models, manager, porting, masker, sandbox)
             # From READY on a signal means an orderly stop, so somebody listens before that is said.
             await runs.start(daemon.watch_signals)
             runs.start_soon(reactor.run)
+            runs.start_soon(bury_orphans)
             runs.start_soon(daemon.feed_watchdog)
             runs.start_soon(sessions.tidy_up)
             runs.start_soon(keep_catalogue, store)
+            runs.start_soon(discard_leftovers, leftovers, store, discard)
             runs.start_soon(daemon.keep_within_limits)
             if index is not None:
                 runs.start_soon(index.run)
@@ -167,10 +209,28 @@ async def keep_catalogue(store: Store) -> None:
         await trio.sleep(CATALOGUE_SECONDS)
 
 
+def find_leftovers(places: Places, store: Store) -> list[str]:
+    """List the sessions that are gone and have left files of their tools, as after a kill in a deletion."""
+    known = {meta.id for meta in store.metas()} | {damage.session for damage in store.damage()}
+    folders = (places.state / name for name in KEPT_BESIDE)
+    return sorted({place.name for folder in folders if folder.is_dir() for place in folder.iterdir()} - known)
+
+
+async def discard_leftovers(
+    leftovers: Sequence[str], store: Store, discard: Callable[[str], Awaitable[None]]
+) -> None:
+    """Remove what such sessions have left, one after the other, beside all else."""
+    for session in leftovers:
+        # An import may have brought one back.
+        if store.meta(session) is None:
+            await discard(session)
+            log.info("leftovers_discarded", session=session)
+
+
 @asynccontextmanager
-async def open_models(settings: Settings) -> AsyncGenerator[Registry]:
+async def open_models(settings: Settings, masker: Masker) -> AsyncGenerator[Registry]:
     """Find out which models there are to ask."""
-    models = Registry(settings.providers, settings.model, os.environ, settings.models)
+    models = Registry(settings.providers, settings.model, os.environ, settings.models, masker.learn)
     try:
         await models.detect()
         yield models
@@ -185,6 +245,55 @@ async def load_agents_of(places: Places, previous: Agents | None = None) -> Agen
     for problem in agents.problems:
         log.warning("agent_left_out", problem=problem)
     return agents
+
+
+async def make_sandbox(places: Places, settings: Settings) -> Sandbox:
+    """Find out how commands can be confined here."""
+    said = settings.sandbox
+    walls = Walls(
+        settings=said if isinstance(said, SandboxSettings) else SandboxSettings(mode=said),
+        home=os.path.realpath(Path.home()),
+        hidden=tuple(map(str, (places.config, places.state, places.socket.parent))),
+        temporary=str(places.state / "tmp"),
+        environment=os.environ,
+    )
+    sandbox = await choose_sandbox(walls)
+    log.info("sandbox_chosen", sandbox=sandbox.describe(), problems=sandbox.problems)
+    return sandbox
+
+
+def make_guards(
+    sandbox: Sandbox,
+    artifacts: Artifacts,
+    files: Files,
+    hooks: CommandHooks,
+    masker: Masker,
+) -> Guards:
+    """Put together what every call of a tool passes."""
+    return Guards(
+        confinement=sandbox,
+        preserver=files.preserver,
+        artifacts=artifacts,
+        hooks=hooks,
+        masker=masker,
+    )
+
+
+def make_rulebook(places: Places) -> Rulebook:
+    """Make the book of a person's rules, which has none yet."""
+    private = [os.path.realpath(each) for each in (places.config, places.state, places.socket)]
+    return Rulebook(places.config, os.path.realpath(Path.home()), private, places.state / "artifacts")
+
+
+async def load_rules(rulebook: Rulebook, places: Places, settings: Settings) -> None:
+    """Read a person's rules.
+
+    Raises:
+      ConfigError.
+    """
+    said = settings.permissions
+    await rulebook.load(said, str(places.config / "config.toml"), said.mode, said.default)
+    rulebook.answer_within = said.answer_within
 
 
 def wrap_event(event: bytes) -> bytes:
@@ -213,6 +322,8 @@ class Daemon(Control):
         models: Registry,
         manager: ServiceManager,
         porting: Porting,
+        masker: Masker,
+        sandbox: Sandbox,
     ) -> None:
         self.porting = porting
         self._places = places
@@ -221,6 +332,9 @@ class Daemon(Control):
         self._store = store
         self._models = models
         self._manager = manager
+        self._masker = masker
+        self._sandbox = sandbox
+        self._at_start = settings
         self._started = time.monotonic()
         self._stopping = trio.Event()
         self._grace = trio.CancelScope()
@@ -285,16 +399,21 @@ class Daemon(Control):
             settings = await trio.to_thread.run_sync(read_settings, self._places.config)
             self._models.configure(settings.providers, settings.model, settings.models)
             await self._models.detect()
-            configure_logging(settings.log_level)
+            await load_rules(self._runtime.rulebook, self._places, settings)
+            configure_logging(settings.log_level, self._masker.mask)
             self._settings = settings
             self._runtime.titles = settings.titles
-            if settings.store != self._store.name:
-                problems.append(f"store = {settings.store!r} takes effect at the next start: crabctl restart")
+            self._runtime.hooks.own = settings.hooks
+            problems += (
+                f"the new {name} takes effect at the next start: crabctl restart"
+                for name in AT_START
+                if getattr(settings, name) != getattr(self._at_start, name)
+            )
         except ConfigError as exc:
             problems.append(str(exc))
             log.warning("configuration_left_out", problem=str(exc))
         agents = await load_agents_of(self._places, self._runtime.agents)
-        self._runtime.agents = agents
+        self._runtime.equipper.agents = agents
         log.info("reloaded", agents=len(agents.by_name))
         return api.Reloaded(tuple(sorted(agents.by_name)), (*problems, *agents.problems))
 
@@ -348,6 +467,7 @@ class Daemon(Control):
                 tuple(f"{d.session}: {d.problem}" for d in self._store.damage()),
             ),
             index=self._index_health(),
+            sandbox=api.SandboxHealth(self._sandbox.kind, self._sandbox.describe(), self._sandbox.problems),
             problems=runtime.agents.problems,
         )
 

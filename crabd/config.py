@@ -12,8 +12,11 @@ from msgspec import Meta, Struct
 
 from crabd.api.address import socket_path
 from crabd.errors import ConfigError
+from crabd.events import Decision, Mode, RuleLists
 from crabd.providers.facts import ModelFacts
 from crabd.providers.settings import ProviderSettings
+from crabd.runtime.hooks import Hook
+from crabd.tools.settings import SandboxMode, SandboxSettings
 
 # systemd's default patience is 90 s and a person's is less; a model's answer mostly takes fewer than ten.
 GRACE_SECONDS = 10.0
@@ -31,11 +34,30 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, Meta(gt=0)] | None = None
 
 
+class Permissions(RuleLists, frozen=True):
+    """What agents may do: rules, a ``mode``, and a ``default`` that takes the place of asking.
+
+    Sessions and agents that have a mode of their own keep to that. Whoever is asked and does not answer
+    within so many seconds has said no; left out, a question waits for as long as it takes.
+    """
+
+    mode: Mode = "ask"
+    default: Decision = "ask"
+    answer_within: Annotated[float, Meta(gt=0)] | None = None
+
+
+class Web(Struct, frozen=True, forbid_unknown_fields=True):
+    """What agents may fetch of the web: with ``allow_private`` also from this machine and its networks."""
+
+    allow_private: bool = False
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What ``config.toml`` may say. ``model`` is ``provider/model``; ``grace`` is in seconds.
 
     ``models`` is what is known of models, by ``provider/model``; it comes before what crabd knows itself.
     ``store`` is read at the start alone. With ``titles`` the model names sessions that have no title.
+    ``hooks`` are run in the order in which they stand.
     """
 
     store: StoreName = "journal"
@@ -44,7 +66,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     models: dict[str, ModelFacts] = {}
     grace: Annotated[float, Meta(ge=0, le=3600)] = GRACE_SECONDS
     retention: Retention = Retention()
+    permissions: Permissions = Permissions()
+    sandbox: SandboxMode | SandboxSettings = "auto"
     titles: bool = True
+    hooks: tuple[Hook, ...] = ()
+    web: Web = Web()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 import structlog
 from structlog.processors import ExceptionRenderer
@@ -16,11 +17,18 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
-def configure_logging(level: str) -> None:
-    """Set the process's logging up; called once at the start and again on reload."""
+def configure_logging(level: str, mask: Callable[[str], str] = str) -> None:
+    """Set the process's logging up; called once at the start and again on reload.
+
+    ``mask`` hides the secrets in a line, once it is one.
+    """
+
+    def hide(_logger: WrappedLogger, _method: str, line: str) -> str:
+        return mask(line)
+
     shared: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     structlog.configure(
-        processors=[*shared, *choose_renderers()],
+        processors=[*shared, *choose_renderers(), hide],  # type: ignore[list-item]  # it takes the line that a renderer makes
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

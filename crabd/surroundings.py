@@ -24,6 +24,8 @@ from crabd.messages import clean_text
 from crabd.providers.keys import ApiKey
 from crabd.providers.registry import Registry
 from crabd.runtime.agents import load_agents
+from crabd.runtime.permissions.rulebook import FILE as PERMISSIONS
+from crabd.runtime.permissions.rulebook import Rulebook
 
 # A day of hard work with an agent takes some megabytes; below the second figure the next run may fail.
 LITTLE_SPACE = 256 << 20
@@ -56,15 +58,17 @@ async def _check_configuration(folder: Path) -> tuple[Settings, list[Finding]]:
         wrong(
             "configuration", "mode", path, "others can change what crabd runs for you", f"chmod go-w {path}"
         )
-        for path in (folder, file, folder / "agents")
+        for path in (folder, file, folder / PERMISSIONS, folder / "agents")
         if path.exists() and path.stat().st_mode & 0o022
     ]
     try:
         settings = await trio.to_thread.run_sync(read_settings, folder)
         await Registry(settings.providers, settings.model, os.environ).aclose()
+        said = settings.permissions
+        await Rulebook(folder, "/").load(said, str(file), said.mode, said.default)
     except ConfigError as exc:
         advice = "mend it; the daemon does not start with it, and a reload leaves it out"
-        place = _with_line(file, exc.problem)
+        place = _with_line(folder / exc.file, exc.problem)
         return Settings(), [*findings, wrong("configuration", "invalid", place, exc.problem, advice)]
     told = "it says what it can mean" if file.exists() else "there is none, so everything is as it comes"
     return settings, findings or [sound("configuration", file, told)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crabd.config import Places, Settings, find_places, read_settings
+from crabd.config import Permissions, Places, Settings, find_places, read_settings
 from crabd.errors import ConfigError
 from crabd.providers.settings import Deadlines, ProviderSettings
 
@@ -125,6 +125,23 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
 
     with pytest.raises(ConfigError, match=r"config\.toml: .*directory"):
+        read_settings(tmp_path)
+
+
+def test_what_agents_may_do_is_a_mode_a_default_and_rules(tmp_path: Path) -> None:
+    rules = 'allow = ["bash(make)"]\ndeny = ["edit(~/x)"]\n'
+    (tmp_path / "config.toml").write_text(f'[permissions]\nmode = "plan"\ndefault = "deny"\n{rules}')
+
+    said = read_settings(tmp_path).permissions
+
+    assert said == Permissions(mode="plan", default="deny", allow=("bash(make)",), deny=("edit(~/x)",))
+
+
+@pytest.mark.parametrize("line", ['mode = "yolo"', 'default = "maybe"', "allow = [1]", "alow = []"])
+def test_permissions_that_cannot_be_meant_are_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "config.toml").write_text(f"[permissions]\n{line}\n")
+
+    with pytest.raises(ConfigError, match=r"permissions|alow"):
         read_settings(tmp_path)
 
 

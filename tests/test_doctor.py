@@ -97,6 +97,16 @@ async def test_a_wrong_configuration_is_told_with_its_line(
     assert told in problem.told
 
 
+async def test_a_wrong_rule_is_told_with_its_file(places: Places) -> None:
+    (places.config / "permissions.toml").write_text('deny = ["bsh(rm *)"]\n')
+
+    problem = await only_problem(places)
+
+    assert (problem.area, problem.kind) == ("configuration", "invalid")
+    assert problem.where == str(places.config / "permissions.toml")
+    assert "did you mean bash" in problem.told
+
+
 async def test_a_model_of_a_server_that_is_not_configured_is_a_wrong_configuration(places: Places) -> None:
     configure(places, 'model = "nobody/knows"\n')
 

@@ -18,7 +18,7 @@ from tests.crabctl.small_daemon import small_daemon
 
 EVERYTHING = {"crabd"}
 # The words that all rooms share, but for rpc, which must not know what it carries.
-WORDS = {"crabd.errors", "crabd.events", "crabd.messages"}
+WORDS = {"crabd.errors", "crabd.events", "crabd.masking", "crabd.messages"}
 # A room and what it may import besides itself; a name stands for everything below it. ``crabd.__init__``,
 # which holds the version, is open to all but rpc.
 MAY_IMPORT = {
@@ -28,13 +28,18 @@ MAY_IMPORT = {
     "crabd.config": {
         "crabd.api.address",
         "crabd.errors",
+        "crabd.events",
         "crabd.providers.facts",
         "crabd.providers.settings",
+        "crabd.runtime.hooks",
+        "crabd.tools.settings",
     },
     "crabd.doctor": EVERYTHING,
     "crabd.errors": set[str](),
     "crabd.events": {"crabd.messages"},
+    "crabd.kernel": set[str](),
     "crabd.log": set[str](),
+    "crabd.masking": set[str](),
     "crabd.messages": set[str](),
     "crabd.service": set[str](),
     "crabd.surroundings": EVERYTHING,
@@ -47,6 +52,7 @@ MAY_IMPORT = {
         "crabd.store.meta",
         "crabd.store.record",
         "crabd.tools.base",
+        "crabd.tools.offers",
         *WORDS,
     },
     "crabd.providers": WORDS,
@@ -58,6 +64,7 @@ MAY_IMPORT = {
 }
 # These decide and never await; a name that ends in a dot stands for everything below it.
 PURE = (
+    "crabd.masking",
     "crabd.api.",
     "crabd.providers.answer",
     "crabd.providers.anthropic_answer",
@@ -71,6 +78,7 @@ PURE = (
     "crabd.providers.responses_answer",
     "crabd.providers.responses_wire",
     "crabd.providers.retry",
+    "crabd.providers.script",
     "crabd.providers.settings",
     "crabd.providers.sse",
     "crabd.rpc.connection",
@@ -80,20 +88,32 @@ PURE = (
     "crabd.runtime.broker",
     "crabd.runtime.budget",
     "crabd.runtime.calls",
+    "crabd.runtime.changes",
+    "crabd.runtime.permissions.commands",
     "crabd.runtime.compaction",
     "crabd.runtime.continuation",
     "crabd.runtime.fork",
+    "crabd.runtime.permissions.globs",
     "crabd.runtime.guests",
+    "crabd.runtime.hooks",
     "crabd.runtime.instructions",
     "crabd.runtime.listing",
     "crabd.runtime.metering",
+    "crabd.runtime.permissions.policy",
+    "crabd.runtime.project",
     "crabd.runtime.prompt",
+    "crabd.runtime.permissions.reader_options",
+    "crabd.runtime.permissions.readers",
     "crabd.runtime.recovery",
     "crabd.runtime.reply",
     "crabd.runtime.rewind",
+    "crabd.runtime.permissions.rules",
     "crabd.runtime.run",
+    "crabd.runtime.permissions.shell",
     "crabd.runtime.spending",
+    "crabd.runtime.permissions.suggestions",
     "crabd.runtime.titles",
+    "crabd.runtime.permissions.wrappers",
     "crabd.store.doctor.flaws",
     "crabd.store.journal.line",
     "crabd.store.journal.salvage",
@@ -111,6 +131,12 @@ PURE = (
     "crabd.store.stepfiles.line",
     "crabd.store.stepfiles.shapes",
     "crabd.store.stepfiles.takeover",
+    "crabd.tools.shell.excerpt",
+    "crabd.tools.settings",
+    "crabd.tools.shell.telling",
+    "crabd.tools.shell.terminal",
+    "crabd.tools.web.addresses",
+    "crabd.tools.offers",
 )
 IMPURE = {"trio", "httpx", "sqlite3", "socket", "_socket"}
 # What a plain call of crabctl can do without, each of them dearer than the call itself.
@@ -247,9 +273,15 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
         "queue crab_user_1",
         "fork crab_user_1",
         "rewind crab_user_1",
+        "diff crab_user_1",
         "trust",
         "trust .",
+        "permissions",
+        "permissions allow ls",
         "send hi",
+        "tools",
+        "confirm",
+        "answer r1.1 yes",
     ]
     script = (
         "import sys; from crabctl.__main__ import main\n"
@@ -268,11 +300,16 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
     assert {method for method, _ in daemon.asked} == {
         "a/b",
         "agent/list",
+        "confirmation/list",
         "daemon/status",
         "model/list",
+        "permission/get",
+        "permission/set",
+        "question/list",
         "queue/list",
         "session/cancel",
         "session/compact",
+        "session/diff",
         "session/fork",
         "session/get",
         "session/get_or_create",
@@ -280,6 +317,6 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
         "session/list",
         "session/rewind",
         "session/search",
-        "trust/add",
+        "tool/list",
         "trust/list",
     }

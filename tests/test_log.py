@@ -23,12 +23,25 @@ except ValueError:
     log.exception("failed")
 """
 
+MASKED = """
+import structlog
+from crabd.log import configure_logging
+from crabd.masking import Masker
+configure_logging("info", Masker(["canary-of-a-test"]).mask)
+log = structlog.get_logger()
+log.info("asked", url="https://me:hunter22@example.org", words=["canary-of-a-test"])
+try:
+    raise ValueError("canary-of-a-test")
+except ValueError:
+    log.exception("failed")
+"""
 
-def lines(log: Path, **variables: str) -> list[str]:
+
+def lines(log: Path, program: str = PROGRAM, **variables: str) -> list[str]:
     """Log with stderr going to a file."""
     with log.open("ab") as stderr:
         subprocess.run(
-            [sys.executable, "-c", PROGRAM], stderr=stderr, check=True, env={**os.environ, **variables}
+            [sys.executable, "-c", program], stderr=stderr, check=True, env={**os.environ, **variables}
         )
     return log.read_text().splitlines()
 
@@ -47,6 +60,13 @@ def test_a_traceback_tells_where_and_not_what_was_at_hand(tmp_path: Path) -> Non
 
     assert json.loads(failed)["exception"][0]["frames"][0]["lineno"] == 11
     assert "sk-secret" not in failed
+
+
+def test_secrets_are_hidden_in_every_fact_and_traceback(tmp_path: Path) -> None:
+    asked, failed = map(json.loads, lines(tmp_path / "log", MASKED))
+
+    assert (asked["url"], asked["words"]) == ("https://me:[secret]@example.org", ["[secret]"])
+    assert failed["exception"][0]["exc_value"] == "[secret]"
 
 
 def test_the_journal_reads_priorities_and_no_times(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def _details(told: dict[str, Any]) -> list[tuple[str, object]]:
         ("config", told["config"]),
         ("store", f"{told['store']['name']} in {told['store']['path']}"),
         ("search", _search(told["index"])),
+        ("sandbox", "\n".join([told["sandbox"]["told"], *told["sandbox"]["problems"]])),
         ("problems", "\n".join([*told["store"]["problems"], *told["problems"]])),
     ]
 

@@ -19,6 +19,7 @@ from crabctl.render import (
     table,
     text_of,
 )
+from crabctl.screen import MARKS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ def _row(info: dict[str, Any]) -> list[str]:
     ]
 
 
+def _asking(asked: dict[str, Any]) -> str:
+    if "questions" in asked:
+        return f"{asked['id']}  {asked['questions'][0]['text']}"
+    return f"{asked['id']}  {asked['tool']}: {asked['command'] or asked['title']}"
+
+
 def _details(snapshot: dict[str, Any]) -> list[tuple[str, object]]:
     info, run = snapshot["info"], snapshot["run"]
     state = info["state"] + (", the active session of its agent and sender" if info["active"] else "")
@@ -125,12 +132,15 @@ def _details(snapshot: dict[str, Any]) -> list[tuple[str, object]]:
             "waiting",
             "\n".join(f"{queued['run']}  {text_of(queued['content'])}" for queued in snapshot["queue"]),
         ),
+        ("asks", "\n".join(_asking(asked) for asked in (*snapshot["confirmations"], *snapshot["questions"]))),
+        ("plan", "\n".join(f"{MARKS[item['status']]} {item['text']}" for item in snapshot["plan"])),
         ("agent", info["agent"]),
         ("sender", info["sender"]),
         ("parent", info["parent"]),
         ("copy of", info.get("forked_from")),
         ("model", info["model"] or "the default"),
         ("directory", info["cwd"]),
+        ("mode", snapshot.get("mode")),
         ("stored", "no: it is ephemeral" if info["ephemeral"] else f"{plural(info['steps'], 'step')}"),
         ("messages", number(info["message_count"])),
         *spent(used),

@@ -1,4 +1,4 @@
-"""Commands about what there is: ``agents``, ``models``, and ``call`` for every method without a command."""
+"""Commands about what there is: agents, models and tools; and ``call`` for what has no command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 
 from crabctl.arguments import UsageError
-from crabctl.commands.target import note, reach
+from crabctl.commands.target import here, named, note, reach
 from crabctl.render import as_json, columns, harmless, number, table
 
 TYPE_CHECKING = False
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def agents(args: Args) -> int:
-    """List the agents."""
+    """List the agents, with those of this directory that are trusted."""
     with reach(args) as link:
-        found = link.call("agent/list", {})
+        found = link.call("agent/list", here(args))
     if args.has("json"):
         print(as_json(found))
         return 0
@@ -48,6 +48,28 @@ def models(args: Args) -> int:
     print(table(header, rows, width=columns(sys.stdout), elastic=0))
     note(harmless(f"the default is {found['default']['id']}: {found['default']['why']}"))
     _tell_problems(found)
+    return 0
+
+
+def tools(args: Args) -> int:
+    """List the tools that there are, or those of a session, and which its model is told of."""
+    session = named(args)
+    with reach(args) as link:
+        found = link.call("tool/list", {"session": session} if session else {}, limit=None)
+    if args.has("json"):
+        print(as_json(found))
+        return 0
+    header = ["NAME", "CHANGES", "OFFERED", "DESCRIPTION"]
+    rows = [
+        [
+            tool["name"],
+            "nothing" if tool["read_only"] else "yes",
+            "yes" if tool["offered"] else "no",
+            tool["description"],
+        ]
+        for tool in found["tools"]
+    ]
+    print(table(header, rows, width=columns(sys.stdout), elastic=3))
     return 0
 
 

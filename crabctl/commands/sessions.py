@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 LIMITS = ("tokens", "cost", "rounds", "seconds")
 SETTINGS = (
-    *("title", "model", "thinking", "system_prompt", "cwd", "auto_compact", "budget"),
+    *("title", "model", "thinking", "system_prompt", "cwd", "auto_compact", "mode", "budget"),
     *(f"budget.{name}" for name in LIMITS),
 )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
 from crabctl.arguments import UsageError
-from crabctl.commands.target import find, identity, named, note, reach, request_key
+from crabctl.commands.target import find, here, identity, named, note, reach, request_key
 from crabctl.render import COLUMNS, as_json, columns, fit, one_line
 from crabctl.screen import Screen, ending
 
@@ -17,9 +16,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from crabctl.arguments import Args
+    from crabctl.asking import Asker, Deputy
     from crabctl.client import Link
 
 BUSY = ("queue", "steer", "reject")
+ASKING = ("confirmation_requested", "question_asked")
 
 
 def send(args: Args) -> int:
@@ -30,6 +31,8 @@ def send(args: Args) -> int:
         session = name or _get_or_create(link, args)
         params["session"] = session
         if args.has("detach"):
+            if args.has("yes"):
+                raise UsageError("--yes answers for you, and -d leaves at once: give --allow RULE instead")
             accepted = link.call("session/send", params | {"wait": False})
             told = (
                 as_json({"session": session} | accepted)
@@ -63,6 +66,8 @@ class _Conversation:
         self._screen = Screen(sys.stdout, sys.stderr, shows_text=self._is_live)
         self._run: str | None = None
         self._is_stopping = False
+        self._allows = args.has("yes")
+        self._asker: Asker | Deputy | None = None
         self._shown: list[str] = []
 
     def run(self, params: dict[str, Any]) -> int:
@@ -85,12 +90,25 @@ class _Conversation:
             self._run = event["run"]
             if self._is_stopping:
                 self._cancel()
+        if self._asker is None and event["type"] in ASKING:
+            self._asker = self._find_asker()
         if self._is_json:
             print(as_json(event), flush=True)
-            return
-        if event["type"] == "text_delta":
-            self._shown.append(event["text"])
-        self._screen.draw(event)
+        elif self._asker is None or not self._asker.shows(event):
+            if event["type"] == "text_delta":
+                self._shown.append(event["text"])
+            self._screen.draw(event)
+        if self._asker is not None:
+            self._asker.take(event)
+
+    def _find_asker(self) -> Asker | Deputy:
+        """Find who answers for this message: the person at the terminal, or nobody."""
+        # Imported here: most messages ask nothing.
+        from crabctl.asking import Asker, Deputy, is_somebody_there
+
+        if self._allows or self._is_json or not is_somebody_there():
+            return Deputy(self._link, allows=self._allows)
+        return Asker(self._link, self._screen)
 
     def _finish(self, result: dict[str, Any]) -> int:
         self._screen.end_line()
@@ -131,15 +149,9 @@ class _Conversation:
 
 
 def _get_or_create(link: Link, args: Args) -> str:
-    try:
-        here = os.path.abspath(args.get("cwd") or os.getcwd())  # noqa: PTH100, PTH109  # pathlib costs a tenth of the start-up
-        where = {"cwd": here}
-    except FileNotFoundError:
-        # The directory we stand in is gone; the daemon then chooses.
-        where = {}
     # A message that is repeated goes to the same session, whichever is active by then.
     key = {"request_key": f"{args.get('key')} (session)"} if args.get("key") else {}
-    got = link.call("session/get_or_create", identity(args) | where | key)
+    got = link.call("session/get_or_create", identity(args) | here(args) | key)
     if got["created"] and sys.stderr.isatty() and not args.has("json"):
         _introduce(link, got)
     return str(got["id"])
@@ -147,7 +159,7 @@ def _get_or_create(link: Link, args: Args) -> str:
 
 def _introduce(link: Link, session: dict[str, Any]) -> None:
     """Say at the first meeting which model answers and why, if neither session nor agent names one."""
-    agents = link.call("agent/list", {})["agents"]
+    agents = link.call("agent/list", {"cwd": session["cwd"]})["agents"]
     own = [agent["model"] for agent in agents if agent["name"] == session["agent"]]
     if any([session["model"], *own]):
         return
@@ -166,6 +178,9 @@ def _message(args: Args) -> dict[str, Any]:
         if busy not in BUSY:
             raise UsageError(f"--busy {busy!r}: choose one of {', '.join(BUSY)}")
         params["when_busy"] = busy
+    rules = args.all("allow")
+    if rules:
+        params["allow"] = rules
     key = args.get("key")
     return params | {"request_key": key} if key else params
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from crabctl.arguments import Args
+    from crabctl.asking import Asker
     from crabctl.client import Link
 
 
@@ -32,8 +33,15 @@ def attach(args: Args) -> int:
             screen.picture(run)
         if run is None and not queue:
             return 0 if is_json else _last_reply(link, follower.session, screen)
+        asker = None if is_json else _find_asker(link, screen)
+        if asker is not None:
+            for asked in (*follower.snapshot["confirmations"], *follower.snapshot["questions"]):
+                asker.add(asked)
         for event in follower.events():
-            _show(screen, event, is_json=is_json)
+            if asker is None or not asker.shows(event):
+                _show(screen, event, is_json=is_json)
+            if asker is not None:
+                asker.take(event)
             # A message that waited and was withdrawn ends a run too, but not the one that is watched.
             if event["type"] == "run_ended" and (run is None or event["run"] == run["run"]):
                 screen.end_line()
@@ -65,6 +73,14 @@ def log_on(args: Args, name: str | None, first: int | None, count: int | None) -
             if event["type"] == "session_closed":
                 return 0
     raise AssertionError("events go on until the link ends, which raises")
+
+
+def _find_asker(link: Link, screen: Screen) -> Asker | None:
+    """Find whoever sits at the terminal; those who only look on are asked nothing."""
+    # Imported here: reading a log needs none of it.
+    from crabctl.asking import Asker, is_somebody_there
+
+    return Asker(link, screen) if is_somebody_there() else None
 
 
 def _show(screen: Screen, event: dict[str, Any], *, is_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from crabd.api.sessions import Params
+from crabd.api.sessions import AbsolutePath, Params
 
 PROTOCOL = 1
 
@@ -60,6 +60,14 @@ class IndexHealth(Struct, frozen=True):
     problem: str | None
 
 
+class SandboxHealth(Struct, frozen=True):
+    """What confines commands: ``told`` says it in words, ``problems`` why it is nothing better."""
+
+    kind: Literal["bubblewrap", "landlock", "none", "refused"]
+    told: str
+    problems: tuple[str, ...]
+
+
 class DefaultModel(Struct, frozen=True):
     """``why`` tells who chose it: the configuration, a key that was found, or nobody."""
 
@@ -103,6 +111,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     model_servers: tuple[ServerTrouble, ...]
     store: StoreHealth
     index: IndexHealth
+    sandbox: SandboxHealth
     problems: tuple[str, ...]
 
 
@@ -183,6 +192,12 @@ class Shutdown(Params, frozen=True):
 class ShutdownStarted(Struct, frozen=True):
     pid: int
     runs: int
+
+
+class AgentFilter(Params, frozen=True):
+    """With ``cwd`` also the agents that this directory brings along, if it is trusted."""
+
+    cwd: AbsolutePath | None = None
 
 
 class AgentInfo(Struct, frozen=True, kw_only=True):

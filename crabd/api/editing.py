@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -47,15 +47,58 @@ class Forked(SessionInfo, frozen=True, kw_only=True):
 class Rewind(OfSession, frozen=True):
     """``step`` is the last one that the model still sees, or an earlier one where that parts a round.
 
-    Without it the last message of a person is taken back, with all that followed.
+    Without it the last message of a person is taken back, with all that followed. With ``restore_files`` the
+    files that tools have changed since are made what they were then; with ``force`` also those that somebody
+    else has changed meanwhile.
     """
 
     step: StepNumber | None = None
+    restore_files: bool = False
+    force: bool = False
+
+
+class RewoundFile(Struct, frozen=True):
+    """A file that is not what it was at the step: ``done`` says that it now is, ``problem`` why not.
+
+    To ``remove`` is a file that was not there.
+    """
+
+    path: str
+    action: Literal["restore", "remove"]
+    done: bool
+    problem: str
 
 
 class Rewound(Struct, frozen=True):
-    """``messages`` is how many were taken back; ``text`` is what a person had said in the first of these."""
+    """``messages`` is how many were taken back; ``text`` is what a person had said in the first of these.
+
+    ``files`` are those that the session has changed since, whether they were to be restored or not.
+    """
 
     step: int
     messages: int
     text: str
+    files: tuple[RewoundFile, ...]
+
+
+class DiffFile(Struct, frozen=True):
+    """How a file differs from what it was before the session changed it, as a unified diff.
+
+    ``problem`` is why that cannot be told.
+    """
+
+    path: str
+    change: Literal["added", "changed", "removed"]
+    diff: str
+    problem: str
+
+
+class Diffs(Struct, frozen=True):
+    """What tools have changed in files, in the order of the first change; ``cut`` if there is more of it.
+
+    What commands have changed besides is not known.
+    """
+
+    session: str
+    files: tuple[DiffFile, ...]
+    cut: bool

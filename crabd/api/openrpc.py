@@ -24,11 +24,12 @@ def describe_api(version: str) -> dict[str, Any]:
     types = [*params, *results, Envelope, *get_args(AnyEvent)]
     schemas, components = msgspec.json.schema_components(types, ref_template=REF)
     by_type = dict(zip(map(_key, types), schemas, strict=True))
-    return {
+    document = {
         "openrpc": OPENRPC_VERSION,
         "info": {"title": "crabd", "version": version, "license": {"name": "MIT"}},
         "methods": [_describe(method, by_type) for method in METHODS],
-        "components": {"schemas": components},
+        # A default may be a tuple, which JSON has not.
+        "components": {"schemas": msgspec.json.decode(msgspec.json.encode(components))},
         "x-notifications": [
             {
                 "name": EVENT_NOTIFICATION,
@@ -42,6 +43,8 @@ def describe_api(version: str) -> dict[str, Any]:
             }
         ],
     }
+    # Defaults are told as Python has them, so a tuple becomes a list here.
+    return msgspec.json.decode(msgspec.json.encode(document), type=dict[str, Any])
 
 
 def _describe(method: Method[Any, Any], by_type: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,16 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from crabd.events import BudgetState, ErrorInfo, SessionInfo, SessionState, SessionUsage, Snapshot
+from crabd.events import (
+    BudgetState,
+    ErrorInfo,
+    Mode,
+    RuleLists,
+    SessionInfo,
+    SessionState,
+    SessionUsage,
+    Snapshot,
+)
 from crabd.messages import SESSION_ID_PATTERN, Message, StopReason, Usage, UserBlock
 
 SessionId: TypeAlias = Annotated[
@@ -60,8 +69,9 @@ class GotOrCreated(SessionInfo, frozen=True, kw_only=True):
 class Send(OfSession, frozen=True):
     """With ``wait`` the answer comes when the run has ended, and with ``events`` its events before it.
 
-    With a ``guest`` that agent answers in place of the session's own, once and without tools. Repeated with
-    its key it attaches to the run of the first, or gets that run's result.
+    With a ``guest`` that agent answers in place of the session's own, once and without tools. ``allow`` are
+    permission rules for the run that this message starts, and for that alone. Repeated with its key it
+    attaches to the run of the first, or gets that run's result.
     """
 
     content: Content
@@ -69,6 +79,7 @@ class Send(OfSession, frozen=True):
     when_busy: Literal["queue", "steer", "reject"] = "queue"
     guest: Name | None = None
     tool_choice: Name = "auto"
+    allow: Annotated[tuple[Text, ...], Meta(max_length=100)] = ()
     wait: bool = True
     events: bool = True
 
@@ -298,6 +309,7 @@ class Configure(OfSession, frozen=True):
     """A field left out stays as it is; null returns it to the agent's or the daemon's default.
 
     ``auto_compact`` false keeps a long history as it is until it is compacted on request, or does not fit.
+    ``mode`` is what may be done without asking; ``permissions`` take the place of the session's own rules.
     """
 
     title: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
@@ -307,6 +319,8 @@ class Configure(OfSession, frozen=True):
     cwd: AbsolutePath | None | UnsetType = UNSET
     auto_compact: bool | None | UnsetType = UNSET
     budget: BudgetChange | None | UnsetType = UNSET
+    mode: Mode | None | UnsetType = UNSET
+    permissions: RuleLists | None | UnsetType = UNSET
 
 
 class UsageOf(Params, frozen=True):

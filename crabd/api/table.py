@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from crabd.api import daemon as d
+from crabd.api import deciding as c
 from crabd.api import editing as e
+from crabd.api import permissions as r
 from crabd.api import porting as p
 from crabd.api import sessions as s
 from crabd.api import trust as t
@@ -34,19 +36,27 @@ METHODS = MethodTable(
         Method("session/unsubscribe", s.Unsubscribe, s.Unsubscribed, "Stop the events of a session, or of all."),
         Method("session/pause", s.OfSession, SessionInfo, "Keep the session from starting runs, also after a restart."),
         Method("session/resume", s.OfSession, SessionInfo, "Let a paused session start runs again."),
-        Method("session/configure", s.Configure, SessionInfo, "Change a session's title, model, prompt, directory or budget."),
+        Method("session/configure", s.Configure, SessionInfo, "Change a session's title, model, prompt, directory, budget or permissions."),
         Method("session/usage", s.UsageOf, s.UsageResult, "Tell what a session has used, or all have: by agent, day or model."),
         Method("session/clear", s.OfSession, SessionInfo, "Start over with an empty history; the log keeps the old one."),
         Method("session/fork", e.Fork, e.Forked, "Copy a session up to a step, between rounds, to go on another way."),
-        Method("session/rewind", e.Rewind, e.Rewound, "Take the last messages back; the log keeps them."),
+        Method("session/rewind", e.Rewind, e.Rewound, "Take the last messages back, and on request what was done to files; the log keeps them."),
+        Method("session/diff", s.OfSession, e.Diffs, "Show what the session's tools have changed in files."),
         Method("queue/list", s.OfSession, e.Queue, "List the messages that wait for a busy session."),
         Method("queue/remove", e.Remove, e.Removed, "Take a message that waits out of the queue."),
         Method("session/export", p.Export, p.ExportPage, "Write a session as lines of JSON that import back."),
         Method("session/import", p.Import, p.Imported, "Bring sessions in from files: exports of ours, and crabtalk's."),
-        Method("trust/list", d.NoParams, t.TrustedFiles, "List the instructions files in directories that are trusted."),
-        Method("trust/add", t.Directory, t.TrustedFiles, "Trust the instructions files of a directory as they are now."),
-        Method("trust/remove", t.Directory, t.TrustedFiles, "Trust the instructions files in a directory no more."),
-        Method("agent/list", d.NoParams, d.AgentList, "List the agents."),
+        Method("confirmation/list", c.OfOneOrAll, c.Confirmations, "List the calls that wait for a person to allow them."),
+        Method("confirmation/reply", c.Reply, c.Replied, "Allow or deny a call that waits; the first reply counts."),
+        Method("question/list", c.OfOneOrAll, c.Questions, "List the questions that wait for a person."),
+        Method("question/reply", c.AnswerQuestion, c.Answered, "Answer the questions of a call, or decline to."),
+        Method("tool/list", c.OfOneOrAll, c.ToolList, "List the tools that there are, or those of a session."),
+        Method("trust/list", t.TrustList, t.TrustFiles, "List the files of a directory that agents may heed, or all that are trusted."),
+        Method("trust/add", t.TrustAdd, t.TrustFiles, "Trust files of directories as they were shown."),
+        Method("trust/remove", t.TrustRemove, t.TrustFiles, "Trust the files in a directory no more."),
+        Method("permission/get", r.GetRules, r.RulesInForce, "List the rules of what agents may do: all of them, or those of a session."),
+        Method("permission/set", r.SetRule, r.RulesInForce, "Add a rule of the user, change what it decides, or remove it."),
+        Method("agent/list", d.AgentFilter, d.AgentList, "List the agents, with those of a trusted directory."),
         Method("model/list", d.NoParams, d.ModelList, "List the models that the configured servers have."),
         Method("daemon/ping", d.NoParams, d.Pong, "Ask whether anybody is there."),
         Method("daemon/status", d.NoParams, d.DaemonStatus, "Tell how the daemon is."),

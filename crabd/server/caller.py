@@ -45,5 +45,7 @@ class Caller:
         self.runtime = runtime
         self.control = control
         self.subscriber = subscriber
+        # What it calls itself, for people who are told what it did.
+        self.name = "a client"
         # Messages to sessions that have to be loaded first.
         self.line = Line()

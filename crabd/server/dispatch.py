@@ -12,7 +12,18 @@ from crabd.api.table import METHODS
 from crabd.errors import METHOD_NOT_FOUND, CrabdError
 from crabd.rpc.envelope import RpcError
 from crabd.server.caller import Caller
-from crabd.server.handlers import daemon, editing, finding, porting, sessions, subscriptions, trust, usage
+from crabd.server.handlers import (
+    daemon,
+    deciding,
+    editing,
+    finding,
+    permissions,
+    porting,
+    sessions,
+    subscriptions,
+    trust,
+    usage,
+)
 
 HANDLERS: dict[str, Any] = {
     "initialize": daemon.initialize,
@@ -38,13 +49,21 @@ HANDLERS: dict[str, Any] = {
     "session/clear": sessions.clear,
     "session/fork": editing.fork,
     "session/rewind": editing.rewind,
+    "session/diff": editing.diff,
     "queue/list": editing.list_queue,
     "queue/remove": editing.remove_queued,
     "session/export": porting.export,
     "session/import": porting.import_,
-    "trust/list": trust.list_trusted,
+    "confirmation/list": deciding.list_confirmations,
+    "confirmation/reply": deciding.reply,
+    "question/list": deciding.list_questions,
+    "question/reply": deciding.answer,
+    "tool/list": deciding.list_tools,
+    "trust/list": trust.list_files,
     "trust/add": trust.add,
     "trust/remove": trust.remove,
+    "permission/get": permissions.get_rules,
+    "permission/set": permissions.set_rule,
     "agent/list": daemon.list_agents,
     "model/list": daemon.list_models,
     "daemon/ping": daemon.ping,

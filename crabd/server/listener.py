@@ -8,8 +8,8 @@ import os
 import resource
 import socket
 import stat
-import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -17,7 +17,10 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from crabd.api.address import UnsafeDirectory, prepare_directory
-from crabd.errors import CrabdError
+from crabd.errors import CalledFromTool, CrabdError
+from crabd.rpc.envelope import RpcError, encode_error
+from crabd.rpc.framing import frame
+from crabd.server.lineage import CREDENTIALS, is_from_below
 
 # On a Unix socket a full backlog refuses at once, so a burst of clients must find room.
 BACKLOG = 4096
@@ -28,10 +31,10 @@ ADVICE = "close clients, or raise the limit of open files: LimitNOFILE in crabd.
 # What newcomers leave to those who are in: a session's log, a connection to a model, the pipes of a tool. Of
 # a small limit they leave a quarter.
 RESERVED_DESCRIPTORS = 64
+# What is read of a client that is turned away: bytes left unread would cost it the answer.
+TURNED_AWAY_BYTES = 64 * 1024
 # Who comes in before the others have their turn.
 ACCEPT_BATCH = 16
-# struct ucred of socket(7): pid, uid, gid.
-CREDENTIALS = struct.Struct("3i")
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -110,12 +113,21 @@ class Listener:
                     raise
                 return exc.strerror
             client.setblocking(False)
-            if is_ours(client):
-                welcome(client)
-            else:
-                log.warning("stranger_refused")
-                client.close()
+            self._receive(client, welcome)
         return None
+
+    def _receive(self, client: socket.socket, welcome: Callable[[socket.socket], None]) -> None:
+        """Welcome a client, or send it away."""
+        if not is_ours(client):
+            log.warning("stranger_refused")
+            client.close()
+        elif is_from_below(client):
+            log.warning("tool_refused")
+            refusal = CalledFromTool()
+            with client:
+                turn_away(client, RpcError(refusal.code, str(refusal), refusal.data))
+        else:
+            welcome(client)
 
     def stop(self) -> None:
         """Refuse newcomers. The place stays ours, so that no other daemon begins before this one ends."""
@@ -148,6 +160,17 @@ def is_ours(client: socket.socket) -> bool:
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     _, uid, _ = CREDENTIALS.unpack(credentials)
     return bool(uid == os.getuid())
+
+
+def turn_away(client: socket.socket, error: RpcError) -> None:
+    """Tell a client why, framed as its first byte asks for if that is there. It is the caller's to close."""
+    client.setblocking(False)
+    try:
+        first = client.recv(TURNED_AWAY_BYTES)[:1]
+    except OSError:
+        first = b""
+    with suppress(OSError):
+        client.send(frame([encode_error(None, error)], "headers" if first in (b"C", b"c") else "lines"))
 
 
 def open_listener(path: Path) -> Listener:

@@ -9,12 +9,22 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from crabd.api import daemon, sessions
+from crabd.api import daemon, deciding, sessions
 from crabd.api.openrpc import describe_api
 from crabd.api.table import METHODS
-from crabd.events import AnyEvent, RunEnded, SessionClosed, TextDelta
+from crabd.events import (
+    AnyEvent,
+    ConfirmationRequested,
+    PlanChanged,
+    PlanItem,
+    QuestionAsked,
+    RunEnded,
+    SessionClosed,
+    TextDelta,
+)
 from crabd.messages import Usage
 from crabd.runtime.broker import Broker
+from tests.runtime.test_confirmations import CONFIRMATION, QUESTION
 
 DOCUMENT = describe_api("1.2.3")
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
@@ -115,6 +125,10 @@ def test_a_result_of_two_kinds_is_one_of_two_schemas() -> None:
         ("session/steer", sessions.SteerQueued("r1.s1", "r1", "queued", 1)),
         ("session/compact", sessions.CompactResult("a_b_1/1", "sum", 10, 5)),
         ("session/send", sessions.Accepted("r1", 1, "started")),
+        ("confirmation/list", deciding.Confirmations((CONFIRMATION,))),
+        ("confirmation/reply", deciding.Replied("r1.1", "c1", "allow_always", ("bash(make)",))),
+        ("question/list", deciding.Questions((QUESTION,))),
+        ("question/reply", deciding.Answered("r1.2", "c2", None)),
         (
             "session/send",
             sessions.RunResult(
@@ -137,7 +151,15 @@ def test_a_result_is_written_as_exactly_one_of_its_schemas_says(method: str, res
 
 
 @pytest.mark.parametrize(
-    "event", [TextDelta("hi"), RunEnded("end_turn", Usage(), True), SessionClosed("closed")]
+    "event",
+    [
+        TextDelta("hi"),
+        RunEnded("end_turn", Usage(), True),
+        SessionClosed("closed"),
+        ConfirmationRequested(CONFIRMATION),
+        QuestionAsked(QUESTION),
+        PlanChanged((PlanItem("think"),)),
+    ],
 )
 def test_an_event_on_the_wire_is_its_envelope_and_exactly_one_kind_of_event(event: AnyEvent) -> None:
     (notification,) = DOCUMENT["x-notifications"]

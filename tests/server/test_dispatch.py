@@ -23,6 +23,7 @@ from crabd.rpc.methods import InvalidParamsError
 from crabd.rpc.peer import FollowedBy
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
+from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.porting import Porting
 from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime
@@ -33,7 +34,7 @@ from crabd.server.dispatch import answer, to_rpc_error
 from crabd.store.inmemory import InMemoryStore
 from crabd.store.porting.export import write_page
 from crabd.store.porting.sources import read_sources
-from tests.fakes import Part, ScriptedModels, ScriptedProvider, says
+from tests.fakes import FixedTools, Part, ScriptedModels, ScriptedProvider, guards, says
 
 
 class Switch(Control):
@@ -132,8 +133,10 @@ async def open_desk(*replies: Sequence[Part]) -> AsyncGenerator[Desk]:
             broker=broker,
             agents=Agents({"crab": DEFAULT_AGENT}),
             models=ScriptedModels(ScriptedProvider(*replies)),
-            tools={},
+            toolmaker=FixedTools(),
+            guards=guards(),
             trust=Trust(Path("/nonexistent"), Path("/nonexistent")),
+            rulebook=Rulebook(Path("/nonexistent"), "/"),
         )
         yield Desk(runtime, runs)
         runs.cancel_scope.cancel()

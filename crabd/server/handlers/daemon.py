@@ -16,6 +16,7 @@ from crabd.server.caller import Caller
 
 
 def initialize(caller: Caller, params: api.Initialize) -> api.ServerInfo:
+    caller.name = params.client.name or caller.name
     capabilities = api.Capabilities(
         methods=tuple(method.name for method in METHODS), max_message_bytes=Limits().message_bytes
     )
@@ -63,9 +64,11 @@ def shutdown(caller: Caller, params: api.Shutdown) -> api.ShutdownStarted:
     return caller.control.shut_down(params.grace)
 
 
-def list_agents(caller: Caller, params: api.NoParams) -> api.AgentList:
-    agents = caller.runtime.agents
-    return api.AgentList(tuple(_describe(agent) for agent in agents.by_name.values()), agents.problems)
+async def list_agents(caller: Caller, params: api.AgentFilter) -> api.AgentList:
+    own, project = caller.runtime.agents, await caller.runtime.trust.read(params.cwd)
+    # A person's own come first, here as in a session.
+    agents = project.agents | own.by_name
+    return api.AgentList(tuple(map(_describe, agents.values())), own.problems + project.problems)
 
 
 def _describe(agent: Agent) -> api.AgentInfo:

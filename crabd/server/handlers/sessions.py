@@ -9,10 +9,11 @@ from msgspec import UNSET, UnsetType, structs
 
 from crabd.api import sessions as api
 from crabd.errors import NoRun, StoreError
-from crabd.events import Budget, SessionInfo, Snapshot
+from crabd.events import Budget, RuleLists, SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.history import Page, StoredMessage, Wanted, find_page
 from crabd.runtime.intake import admit_steer, confirm, confirm_steer
+from crabd.runtime.permissions.rulebook import checked
 from crabd.runtime.router import Identity
 from crabd.runtime.session import Session
 from crabd.runtime.ticket import Admission, Outcome, Steering, Ticket
@@ -85,6 +86,7 @@ def _send(caller: Caller, session: Session, params: api.Send) -> Awaitable[api.R
         when_busy=params.when_busy,
         tool_choice=params.tool_choice,
         guest=params.guest or "",
+        allow=params.allow,
         on_ticket=follow,
     )
     return _finish_send(caller, session, admission, params)
@@ -147,7 +149,7 @@ async def cancel(caller: Caller, params: api.Cancel) -> api.Cancelled:
 
 async def compact(caller: Caller, params: api.Compact) -> api.CompactResult:
     session = await caller.runtime.sessions.load(params.session, params.request_key)
-    done = await caller.runtime.compact(session, params.instructions, params.request_key)
+    done = await caller.runtime.edits.compact(session, params.instructions, params.request_key)
     return api.CompactResult(done.archive, done.summary, done.usage_before, done.usage_after)
 
 
@@ -210,6 +212,8 @@ async def configure(caller: Caller, params: api.Configure) -> SessionInfo:
         cwd=params.cwd,
         budget=_change(session.meta.budget, params.budget),
         auto_compact=params.auto_compact,
+        mode=params.mode,
+        permissions=UNSET if params.permissions is UNSET else checked(params.permissions or RuleLists()),
     )
     return caller.runtime.sessions.info(session)
 
@@ -223,7 +227,7 @@ def _change(budget: Budget, change: api.BudgetChange | None | UnsetType) -> Budg
 
 async def clear(caller: Caller, params: api.OfSession) -> SessionInfo:
     session = await caller.runtime.sessions.load(params.session)
-    await caller.runtime.clear(session)
+    await caller.runtime.edits.clear(session)
     return caller.runtime.sessions.info(session)
 
 

@@ -15,7 +15,7 @@ def usage(caller: Caller, params: api.UsageOf) -> api.UsageResult:
     if params.session is not None:
         meta = sessions.meta(params.session)
         shares = _shares(split([meta], params.by))
-        budget = caller.runtime.budget_of(meta)
+        budget = caller.runtime.equipper.budget_of(meta)
         return api.UsageResult(meta.id, meta.usage, meta.runs, meta.active_seconds, 1, shares, budget)
     wanted = Filter(agent=params.agent, sender=params.sender, topic=params.topic)
     metas = [meta for meta in sessions.metas() if wanted.matches(meta)]
