@@ -118,6 +118,10 @@ class Client:
         await self.until(lambda: len(self.events(type_)) >= count)
         return self.events(type_)[count - 1]
 
+    async def hang_up(self) -> None:
+        """End the link, whatever is under way."""
+        await self._stream.aclose()
+
     async def read(self) -> None:
         """Sort what comes, until the daemon hangs up."""
         unread = b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import stat
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
@@ -34,10 +34,14 @@ EXAMPLES = [
 # One value for every parameter that is required somewhere.
 VALID: dict[str, object] = {
     "agent": "crab",
+    "call": "call_1",
     "client": {"name": "test"},
     "content": "hello",
+    "decision": "deny",
+    "files": {"/nowhere": "0"},
     "path": "/nowhere",
     "query": "word",
+    "rule": "read",
     "run": "r1",
     "session": "crab_user_1",
 }
@@ -79,7 +83,10 @@ def wrong_params(method: Method[Any, Any]) -> list[tuple[dict[str, object], str]
     for field in fields:
         name = field.encode_name
         types = get_args(field.type) or (field.type,)
-        is_object = any(isinstance(each, type) and issubclass(each, Struct) for each in types)
+        is_object = any(
+            get_origin(each) is dict or (isinstance(each, type) and issubclass(each, Struct))
+            for each in types
+        )
         broken.append(({**valid, name: 7.5 if is_object else {"wrong": True}}, f"$.{name}"))
         if field.required:
             broken.append(({key: value for key, value in valid.items() if key != name}, f"$.{name}"))

@@ -85,5 +85,5 @@ async def test_a_change_of_the_store_takes_effect_at_the_next_start_and_says_so(
 
         told = await client.call("daemon/reload")
 
-        assert told["problems"] == ["store = 'journal' takes effect at the next start: crabctl restart"]
+        assert told["problems"] == ["the new store takes effect at the next start: crabctl restart"]
         assert (await client.call("daemon/status"))["store"]["name"] == "stepfiles"

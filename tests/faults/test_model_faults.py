@@ -23,6 +23,7 @@ from crabd.providers.settings import Deadlines, ProviderSettings
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
 from crabd.runtime.broker import Broker
 from crabd.runtime.intake import admit_steer, confirm, confirm_steer
+from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.router import Identity
 from crabd.runtime.runtime import Runtime
 from crabd.runtime.session import Session
@@ -32,6 +33,7 @@ from crabd.runtime.trust import Trust
 from crabd.store.inmemory import InMemoryStore
 from crabd.store.journal.store import JournalStore
 from crabd.store.record import MessageAdded, Step
+from tests.fakes import FixedTools, guards
 from tests.faults.certificates import make_certificate, make_context
 from tests.faults.model_faults import FAULTS, KEY, Fault, refusal
 from tests.faults.model_server import PATIENCE, FaultServer, open_fault_server
@@ -122,8 +124,10 @@ async def open_machine(state: Path, fault: Fault) -> AsyncGenerator[Machine]:
             broker=broker,
             agents=Agents({"crab": DEFAULT_AGENT}),
             models=models,
-            tools={},
+            toolmaker=FixedTools(),
+            guards=guards(),
             trust=Trust(state, state),
+            rulebook=Rulebook(state, "/"),
         )
         yield Machine(runtime, runs, models, ill, well)
         runs.cancel_scope.cancel()
