@@ -8,12 +8,20 @@ picture and goes on with the events.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from crabd.messages import AssistantMessage, StopReason, ToolCall, ToolStatus, Usage, UserBlock
+from crabd.messages import (
+    AssistantMessage,
+    StopReason,
+    Time,
+    ToolCall,
+    ToolMessage,
+    ToolStatus,
+    Usage,
+    UserBlock,
+)
 
 PlanStatus: TypeAlias = Literal["pending", "in_progress", "done"]
 PLAN_MARKS: dict[PlanStatus, str] = {"pending": "[ ]", "in_progress": "[>]", "done": "[x]"}
@@ -91,9 +99,9 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     model: str | None
     parent: str | None = None
     forked_from: str | None = None
-    created_at: datetime
-    updated_at: datetime
-    last_run_at: datetime | None
+    created_at: Time
+    updated_at: Time
+    last_run_at: Time | None
     message_count: int
     steps: int
     active_seconds: float
@@ -101,6 +109,34 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     usage: SessionUsage
     seq: int
     mode: Mode | None = None
+
+
+class SessionGlance(SessionInfo, frozen=True, kw_only=True):
+    """A session in a list or a status bar: also how many calls and questions in it wait for a person."""
+
+    confirmations: int
+    questions: int
+
+
+class Counts(Struct, frozen=True):
+    """How many sessions are stored, are live, have something going, and wait for a person."""
+
+    sessions: int
+    live: int
+    running: int
+    waiting: int
+
+
+class Changes(Struct, frozen=True, tag_field="type", tag="sessions_changed"):
+    """The sessions that are new or not as they were told last, and those that are gone for good.
+
+    Each is told as it is now, not step by step.
+    """
+
+    epoch: str
+    sessions: tuple[SessionGlance, ...]
+    removed: tuple[str, ...]
+    counts: Counts
 
 
 class ProjectFile(Struct, frozen=True):
@@ -126,19 +162,27 @@ class ErrorInfo(Struct, frozen=True):
 
 
 class QueuedMessage(Struct, frozen=True):
+    """A message that waits for a busy session; ``run`` is the one that it will have."""
+
     run: str
     content: tuple[UserBlock, ...]
 
 
 class RunPicture(Struct, frozen=True):
-    """A run in progress: the reply streamed so far, and the tool calls that have no result yet."""
+    """A run in progress: the reply streamed so far, and the tool calls that have no result yet.
+
+    With ``reply_kept`` the reply is in the history already, as a message with its calls. The ``results`` of
+    these will be when all are there.
+    """
 
     run: str
-    started_at: datetime
+    started_at: Time
     round: int
     reply: AssistantMessage
     open_calls: tuple[ToolCall, ...]
     steers_waiting: int
+    reply_kept: bool = False
+    results: tuple[ToolMessage, ...] = ()
 
 
 class Question(Struct, frozen=True, rename={"is_multiple": "multiple"}):
@@ -157,7 +201,7 @@ class Waiting(Struct, frozen=True, kw_only=True):
     run: str
     call: str
     tool: str
-    since: datetime
+    since: Time
 
 
 class Confirmation(Waiting, frozen=True, kw_only=True):
@@ -236,38 +280,57 @@ class Event(Struct, frozen=True, gc=False, tag_field="type"):
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
+    """A message is being answered: with this ``content``, which is ``step`` of the log."""
+
     content: tuple[UserBlock, ...]
     step: int
 
 
 class TextStart(Event, frozen=True, tag="text_start"):
-    pass
+    """Text of the reply begins."""
 
 
 class TextDelta(Event, frozen=True, tag="text_delta"):
+    """More of the text, to be put behind what came before."""
+
     text: str
 
 
 class TextEnd(Event, frozen=True, tag="text_end"):
-    pass
+    """The text is whole."""
 
 
 class ThinkingStart(Event, frozen=True, tag="thinking_start"):
-    pass
+    """The model begins to think."""
 
 
 class ThinkingDelta(Event, frozen=True, tag="thinking_delta"):
+    """More of what it thinks, to be put behind what came before."""
+
     text: str
 
 
 class ThinkingEnd(Event, frozen=True, tag="thinking_end"):
-    pass
+    """It has thought."""
 
 
 class ToolCalled(Event, frozen=True, tag="tool_call"):
+    """The model asks for a call of the tool ``name``; ``arguments`` is JSON as it wrote it, valid or not."""
+
     call: str
     name: str
     arguments: str
+
+
+class ToolStarted(Event, frozen=True, tag="tool_started"):
+    """A call that may be made is made now; what it touches is as in a confirmation."""
+
+    call: str
+    title: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    command: str | None
+    url: str | None
 
 
 class ToolOutput(Event, frozen=True, tag="tool_output"):
@@ -278,6 +341,8 @@ class ToolOutput(Event, frozen=True, tag="tool_output"):
 
 
 class ToolResult(Event, frozen=True, tag="tool_result"):
+    """A call has ended; ``output`` is what the model reads of it."""
+
     call: str
     name: str
     status: ToolStatus
@@ -286,6 +351,8 @@ class ToolResult(Event, frozen=True, tag="tool_result"):
 
 
 class ConfirmationRequested(Event, frozen=True, tag="confirmation_requested"):
+    """A call waits for a person to allow it."""
+
     confirmation: Confirmation
 
 
@@ -301,6 +368,8 @@ class ConfirmationResolved(Event, frozen=True, tag="confirmation_resolved"):
 
 
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
+    """A call waits for a person's answers."""
+
     question: PendingQuestion
 
 
@@ -334,6 +403,8 @@ class Queued(Event, frozen=True, tag="queued"):
 
 
 class Compacted(Event, frozen=True, tag="compacted"):
+    """From here on the model reads the ``summary`` in place of what was said before."""
+
     archive: str
     summary: str
     usage_before: int
@@ -355,6 +426,8 @@ class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
 
 
 class TitleChanged(Event, frozen=True, tag="title_changed"):
+    """The session has another title."""
+
     title: str
 
 
@@ -362,6 +435,19 @@ class ProjectUntrusted(Event, frozen=True, tag="project_untrusted"):
     """These files of the session's directory count for nothing until a person trusts them (trust/add)."""
 
     files: tuple[ProjectFile, ...]
+
+
+class FailedServer(Struct, frozen=True):
+    """A server of tools, and why it is not there, in a sentence that says what to mend."""
+
+    name: str
+    problem: str
+
+
+class ServersFailed(Event, frozen=True, tag="servers_failed"):
+    """The run goes on without the tools of these servers (mcp/list), which mcp/reconnect starts anew."""
+
+    servers: tuple[FailedServer, ...]
 
 
 class UsageReported(Event, frozen=True, tag="usage"):
@@ -416,10 +502,14 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
 
 
 class SessionChanged(Event, frozen=True, tag="session_changed"):
+    """The session's settings or state are other ones; ``info`` has them all."""
+
     info: SessionInfo
 
 
 class SessionClosed(Event, frozen=True, tag="session_closed"):
+    """The session is no longer live, and sends no more events until it is loaded."""
+
     reason: Literal["closed", "deleted"]
 
 
@@ -439,6 +529,7 @@ AnyEvent: TypeAlias = (
     | ThinkingDelta
     | ThinkingEnd
     | ToolCalled
+    | ToolStarted
     | ToolOutput
     | ToolResult
     | ConfirmationRequested
@@ -453,6 +544,7 @@ AnyEvent: TypeAlias = (
     | CompactionFailed
     | TitleChanged
     | ProjectUntrusted
+    | ServersFailed
     | Retrying
     | UsageReported
     | BudgetSpent
@@ -473,6 +565,6 @@ class Envelope(Struct, frozen=True, gc=False, omit_defaults=True):
     session: str
     epoch: str
     seq: int
-    at: datetime
+    at: Time
     run: str | UnsetType = field(default=UNSET)
     merged_from: int | UnsetType = field(default=UNSET)

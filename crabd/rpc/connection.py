@@ -58,6 +58,19 @@ class Limits(Struct, frozen=True):
 DEFAULT_LIMITS: Final = Limits()
 
 
+class Manners(Struct, frozen=True):
+    """What the other end's dialect expects beyond JSON-RPC.
+
+    It may take no ``batches``; ``cancel_method`` is its name for a request that is waited for no more.
+    """
+
+    batches: bool = True
+    cancel_method: str = "$/cancelRequest"
+
+
+DEFAULT_MANNERS: Final = Manners()
+
+
 class LocalError(Exception):
     """Our own side called out of turn: a bug here, never the other end's doing."""
 
@@ -101,6 +114,7 @@ class Connection:
     def __init__(self, limits: Limits) -> None:
         # How much ``data_to_send`` would hand out now, without its framing. To be read only.
         self.unsent_bytes = 0
+        self.manners = DEFAULT_MANNERS
         self._reader = PayloadReader(max_bytes=limits.message_bytes)
         self._max_bytes = limits.message_bytes
         # Read before, and not yet looked at.
@@ -202,7 +216,8 @@ class Connection:
         """Wait no longer for an answer to a request of ours, and tell the other end so."""
         if request_id in self._outgoing:
             self._outgoing.discard(request_id)
-            self.send_notification("$/cancelRequest", {"id": request_id})
+            method = self.manners.cancel_method
+            self.send_notification(method, {_CANCEL_FIELDS[method]: request_id})
 
     def post(self, payload: bytes) -> None:
         """Send a JSON text that is already encoded."""
@@ -222,6 +237,10 @@ class Connection:
         return self._broken
 
     def _take_batch(self, payload: bytes) -> None:
+        if not self.manners.batches:
+            problem = "invalid request: batches are not supported, so send each message by itself"
+            self.post(encode_error(None, RpcError(INVALID_REQUEST, problem)))
+            return
         try:
             members = decode_batch(payload)
         except InvalidMessage as exc:

@@ -62,7 +62,7 @@ def _decode(params: type[P], raw: Raw) -> P:
     try:
         decoded: P = _decoder_of(params).decode(raw)
     except msgspec.ValidationError as exc:
-        raise InvalidParamsError(*_locate(str(exc))) from exc
+        raise InvalidParamsError(*locate(str(exc))) from exc
     return decoded
 
 
@@ -82,7 +82,7 @@ _AT_PATH = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DO
 _NAMED_FIELD = re.compile(r"(?:missing required field|contains unknown field) `(?P<field>[^`]*)`")
 
 
-def _locate(text: str) -> tuple[str, str]:
+def locate(text: str) -> tuple[str, str]:
     """Split msgspec's sentence into path and problem; a missing or unknown field becomes part of the path."""
     found = _AT_PATH.match(text)
     assert found is not None, "the pattern matches any text"

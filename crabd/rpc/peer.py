@@ -24,6 +24,7 @@ from crabd.rpc.connection import (
     Connection,
     Limits,
     LinkBroken,
+    Manners,
     Pause,
 )
 from crabd.rpc.envelope import (
@@ -59,6 +60,17 @@ class FollowedBy(Struct, frozen=True):
 
     result: object
     payloads: tuple[bytes, ...]
+
+
+class Withdrawable(Struct, frozen=True):
+    """An answer that ends by itself when the other end waits for it no more.
+
+    ``withdraw`` is called then, in place of a cancellation of ``answer``; it must not block. The link's own
+    end cancels it as any other.
+    """
+
+    answer: Coroutine[Any, Any, object]
+    withdraw: Callable[[], None]
 
 
 class Peer:
@@ -98,6 +110,7 @@ class Peer:
         self._is_flush_due = False
         self._is_paused = False
         self._scopes: dict[Id, trio.CancelScope] = {}
+        self._withdrawals: dict[Id, Callable[[], None]] = {}
         self._pending: dict[Id, _Pending] = {}
         self._requests: trio.Nursery | None = None
         self._scope = trio.CancelScope()
@@ -117,6 +130,18 @@ class Peer:
         """Bytes that wait for the other end to read."""
         return len(self._wire.unsent) + self._connection.unsent_bytes
 
+    def adopt(self, manners: Manners) -> None:
+        """Mind from here on what the other end's dialect expects."""
+        self._connection.manners = manners
+
+    def start_soon(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """Start a task of this link: it is cancelled with it, and the link is not over before it ends.
+
+        Where the other end asks nothing more and has all its answers, nothing is started any more.
+        """
+        if self._requests is not None:
+            self._requests.start_soon(work, *args)
+
     async def serve(self) -> None:
         """Talk until the link ends, then close the socket. To be called once; returns at once if closed.
 
@@ -135,6 +160,7 @@ class Peer:
                     await self._until_read()
                     if self._is_broken:
                         self._requests.cancel_scope.cancel()
+                self._requests = None
                 with trio.move_on_after(self._limits.stall_seconds):
                     await self._until_sent()
                 if self._is_broken:
@@ -159,11 +185,14 @@ class Peer:
 
     def post_at_once(self, bundle: Bundle) -> bool:
         """Send texts that other links get as well; false if something else has to go before them."""
-        if self._wire.unsent or self._connection.unsent_bytes:
+        wire, connection = self._wire, self._connection
+        if wire.unsent or connection.unsent_bytes:
             return False
         if self._state != "closed":
             try:
-                self._wire.write(bundle.framed(self._connection.framing))
+                wire.write(bundle.framed(connection.framing))
+                if wire.unsent:
+                    self._note_backlog()
             except OSError:
                 self.close()
         return True
@@ -171,6 +200,7 @@ class Peer:
     def flush(self) -> None:
         """Send what was posted, as far as the kernel takes it now."""
         self._is_flush_due = False
+        self._note_backlog()
         # Once the kernel is full the wire says when to go on.
         if not self._wire.unsent and self._state != "closed":
             self._send_now()
@@ -292,6 +322,9 @@ class Peer:
                     outcome = answer(event.method, event.params)
                     if type(outcome) is CoroutineType:
                         self._start(event, cast("Coroutine[Any, Any, object]", outcome))
+                    elif type(outcome) is Withdrawable:
+                        self._withdrawals[event.id] = outcome.withdraw
+                        self._start(event, outcome.answer)
                     elif outboxes or type(outcome) is FollowedBy:
                         self._send_result(event, outcome)
                     else:
@@ -331,6 +364,7 @@ class Peer:
             self._send_failure(request, exc)
         finally:
             del self._scopes[request.id]
+            self._withdrawals.pop(request.id, None)
         if scope.cancelled_caught:
             error = RpcError(CANCELLED, "the request was cancelled", {"kind": "cancelled"})
             self._connection.send_error(request.id, error)
@@ -363,8 +397,10 @@ class Peer:
             _log.error("notification_failed", method=notification.method, exc_info=exc)
 
     def _cancel_request(self, event: CancelReceived) -> None:
-        scope = self._scopes.get(event.id)
-        if scope is not None:
+        scope, withdraw = self._scopes.get(event.id), self._withdrawals.get(event.id)
+        if withdraw is not None:
+            withdraw()
+        elif scope is not None:
             scope.cancel()
 
     def _flush_soon(self) -> None:
@@ -374,8 +410,7 @@ class Peer:
 
     def _send_now(self) -> None:
         """Give the kernel as much as it takes. Never waits, so that no message can be left half sent."""
-        if self.backlog > LOW_WATER:
-            self._is_above_low_water = True
+        self._note_backlog()
         try:
             while self._wire.write_rest() and self._connection.unsent_bytes:
                 self._wire.write(self._connection.data_to_send())
@@ -388,6 +423,11 @@ class Peer:
                 self._on_drained()
         if self._all_sent is not None and not self.backlog:
             self._all_sent.set()
+
+    def _note_backlog(self) -> None:
+        # Also while the kernel is full: by the time that it takes more, the backlog may have gone.
+        if self.backlog > LOW_WATER:
+            self._is_above_low_water = True
 
     def _settle_pending(self) -> None:
         for pending in self._pending.values():

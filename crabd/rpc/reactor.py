@@ -22,6 +22,9 @@ HUNG_UP: Final = select.EPOLLHUP | select.EPOLLERR
 # How often the sockets are looked at again before other tasks have their turn. A client that waits for its
 # answer before it asks again is often back by then, and a pass of the scheduler costs more than its request.
 _LOOKS = 4
+# How many passes what gathers for many may wait while each of them adds to it: to send to every link with
+# each pass costs far more than the pass. Where nothing is added it waits for one.
+_GATHERING_PASSES = 8
 
 
 class Outbox(Protocol):
@@ -40,6 +43,10 @@ class Reactor:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         # Those that have something to send, in the order in which they came by it. To be read only.
         self.outboxes: deque[Outbox] = deque()
+        # Those of them that may wait, how often they were added to, and whether some other may not.
+        self._gathering: set[Outbox] = set()
+        self._additions = 0
+        self._is_urgent = False
         self._idle_flusher = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -73,14 +80,25 @@ class Reactor:
 
     def flush_soon(self, outbox: Outbox) -> None:
         """Flush an outbox once the tasks that can run now have run: what they add goes with it."""
-        if not self.outboxes:
-            self._idle_flusher.unpark()
-        self.outboxes.append(outbox)
+        self._is_urgent = True
+        self._add(outbox)
+
+    def gather(self, outbox: Outbox) -> None:
+        """Flush an outbox once a pass has added nothing to it, or after a few passes.
+
+        To be called with each addition. It does not wait where something else is to be flushed.
+        """
+        self._additions += 1
+        if outbox not in self._gathering:
+            self._gathering.add(outbox)
+            self._add(outbox)
 
     def flush(self) -> None:
         """Flush at once all that has gathered, in the order in which it did."""
+        self._gathering.clear()
         while self.outboxes:
             self.outboxes.popleft().flush()
+        self._is_urgent = False
 
     async def _watch(self) -> None:
         poll, callbacks = self._poll.poll, self._callbacks
@@ -95,7 +113,29 @@ class Reactor:
                     if (callback := callbacks.get(fd)) is not None:
                         callback(readiness)
 
+    def _add(self, outbox: Outbox) -> None:
+        if not self.outboxes:
+            self._idle_flusher.unpark()
+        self.outboxes.append(outbox)
+
     async def _flush_each_pass(self) -> None:
         while True:
+            await self._until_gathered()
             self.flush()
             await self._idle_flusher.park()
+
+    async def _until_gathered(self) -> None:
+        """Let what may wait gather, for some passes at most."""
+        patience = 0
+        for _ in range(_GATHERING_PASSES):
+            if self._is_urgent or not self._gathering:
+                return
+            before = self._additions
+            await trio.lowlevel.checkpoint()
+            if self._additions != before:
+                # Of two passes one may seem quiet, for the tasks of each run in any order.
+                patience = 1
+            elif patience:
+                patience = 0
+            else:
+                return

@@ -70,7 +70,14 @@ class Wire:
         Raises:
           OSError: the other end is gone.
         """
-        self.unsent = data
+        # Nearly always the kernel takes it all; the rest of this module is for when it does not.
+        try:
+            count = self._sock.send(data)
+        except BlockingIOError:
+            count = 0
+        if count == len(data):
+            return True
+        self.unsent = memoryview(data)[count:]
         return self.write_rest()
 
     def write_rest(self) -> bool:

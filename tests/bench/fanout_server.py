@@ -2,7 +2,9 @@
 
 It does what ``fanout send`` does in C: N links are subscribed to one topic, and a line ``BURSTS BURST SIZE``
 on standard input has it publish so many bursts of events, each in one wake-up. An event has the size it has,
-whatever was asked for; READY tells it. Ends with its standard input.
+whatever was asked for; READY tells it. With a fourth figure there is a pause of so many microseconds behind
+each burst, nobody is waited for, and in the end ``SENT`` tells the largest backlog and the memory, in bytes.
+Ends with its standard input.
 """
 
 from __future__ import annotations
@@ -45,6 +47,19 @@ async def publish(topic: Topic, peers: list[Peer], bursts: int, burst: int, look
                 await trio.lowlevel.checkpoint()
 
 
+async def publish_steadily(topic: Topic, bursts: int, burst: int, pause: float) -> None:
+    """Publish, whoever reads."""
+    for _ in range(bursts):
+        for _ in range(burst):
+            topic.publish(EVENT)
+        await trio.sleep(pause)
+
+
+def tell_burden(peers: list[Peer]) -> None:
+    resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    print(f"SENT {max(peer.backlog for peer in peers)} {resident}", flush=True)
+
+
 def event_size() -> int:
     """Measure an event on the wire, in the middle of many."""
     topic = Broker("bench", wrap_event).topic("a_b_1")
@@ -57,7 +72,7 @@ def event_size() -> int:
 
 async def main(path: Path, count: int) -> None:
     reactor = Reactor()
-    topic = Broker("bench", wrap_event, Bundle, reactor.flush_soon).topic("a_b_1")
+    topic = Broker("bench", wrap_event, Bundle, reactor.gather).topic("a_b_1")
     peers: list[Peer] = []
     size = event_size()
     listener = listen(path)
@@ -71,8 +86,12 @@ async def main(path: Path, count: int) -> None:
             nursery.start_soon(peer.serve)
         async with trio.lowlevel.FdStream(os.dup(0)) as parent:
             async for command in parent:
-                bursts, burst, _ = map(int, command.split())
-                await publish(topic, peers, bursts, burst, max(1, LOOK_EVERY_BYTES // (burst * size)))
+                bursts, burst, _, *pause = map(int, command.split())
+                if pause:
+                    await publish_steadily(topic, bursts, burst, pause[0] / 1e6)
+                    tell_burden(peers)
+                else:
+                    await publish(topic, peers, bursts, burst, max(1, LOOK_EVERY_BYTES // (burst * size)))
         nursery.cancel_scope.cancel()
 
 

@@ -15,24 +15,46 @@ from crabd.rpc.envelope import (
     INTERNAL_ERROR,
     MAX_NESTING,
     NO_PARAMS,
+    PARSE_ERROR,
     InvalidMessage,
     Notification,
     Request,
     Response,
     RpcError,
     decode_message,
+    decode_requests,
     encode_error,
     encode_notification,
     encode_request,
     encode_result,
     is_too_deep,
 )
+from tests.rpc.json_texts import BROKEN, SOUND
 
 
 def test_a_request_keeps_its_params_as_they_came() -> None:
     message = decode_message(b'{"jsonrpc":"2.0","id":"a","method":"x","params": {"b" :1} }')
 
     assert message == Request("2.0", "a", "x", Raw(b'{"b" :1}'))
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_what_is_no_json_is_refused_wherever_it_stands(value: bytes) -> None:
+    for text in (value, b'{"jsonrpc":"2.0","method":"x","id":1,"params":{"a":%b}}' % value):
+        with pytest.raises(InvalidMessage) as refused:
+            decode_message(text)
+
+        assert refused.value.error.code == PARSE_ERROR
+        assert decode_requests(text + b"\n") is None
+
+
+@pytest.mark.parametrize("value", SOUND)
+def test_what_is_json_is_taken_as_it_came(value: bytes) -> None:
+    text = b'{"jsonrpc":"2.0","method":"x","id":1,"params":{"a":%b}}' % value
+    request = Request("2.0", 1, "x", Raw(b'{"a":%b}' % value))
+
+    assert decode_message(text) == request
+    assert decode_requests(text + b"\n") == [request]
 
 
 def test_a_request_without_an_id_is_a_notification() -> None:

@@ -11,11 +11,11 @@ from msgspec import Raw
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from crabd.rpc.connection import FIRST_REQUEST_ID, Limits
+from crabd.rpc.connection import FIRST_REQUEST_ID, Limits, Manners
 from crabd.rpc.envelope import RpcError
 from crabd.rpc.framing import Bundle
 from crabd.rpc.methods import InvalidParamsError
-from crabd.rpc.peer import Answer, FollowedBy, Peer
+from crabd.rpc.peer import Answer, FollowedBy, Peer, Withdrawable
 from crabd.rpc.reactor import Reactor
 from tests.rpc.cases import (
     BUGS,
@@ -328,3 +328,91 @@ async def test_a_cancelled_request_of_ours_is_cancelled_there_and_the_link_goes_
 
         assert await client.receive() == (1, {})
     assert (cancellation["method"], cancellation["params"]) == ("$/cancelRequest", {"id": FIRST_REQUEST_ID})
+
+
+@pytest.mark.parametrize(
+    "notice", ['"$/cancelRequest","params":{"id":1}', '"$/cancel_request","params":{"requestId":1}']
+)
+async def test_an_answer_that_is_withdrawn_ends_by_itself(notice: str, reactor: Reactor) -> None:
+    withdrawn = trio.Event()
+
+    async def wait() -> str:
+        await withdrawn.wait()
+        return "withdrawn"
+
+    here, there = socket.socketpair()
+    peer = Peer(here, lambda _method, _params: Withdrawable(wait(), withdrawn.set), reactor)
+
+    async with serving(peer, there) as client:
+        await client.call(1, "wait")
+        await client.send(b'{"jsonrpc":"2.0","method":%b}' % notice.encode())
+        text = await client.receive_text()
+
+    assert msgspec.json.decode(text) == {"jsonrpc": "2.0", "id": 1, "result": "withdrawn"}
+
+
+async def test_a_request_that_is_given_up_is_told_in_the_words_of_the_dialect(reactor: Reactor) -> None:
+    here, there = socket.socketpair()
+    peer = Peer(here, answer, reactor)
+    peer.adopt(Manners(cancel_method="$/cancel_request"))
+
+    async with serving(peer, there) as client:
+        with trio.move_on_after(0):
+            await peer.request("ask", {})
+        asked, given_up = [msgspec.json.decode(await client.receive_text()) for _ in range(2)]
+
+    assert given_up["method"] == "$/cancel_request"
+    assert given_up["params"] == {"requestId": asked["id"]}
+
+
+async def test_a_batch_is_refused_once_where_the_dialect_has_none(reactor: Reactor) -> None:
+    here, there = socket.socketpair()
+    peer = Peer(here, answer, reactor)
+    peer.adopt(Manners(batches=False))
+
+    async with serving(peer, there) as client:
+        await client.send(b'[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","id":2,"method":"b"}]')
+        await client.stream.send_eof()
+        (text,) = (await client.receive_rest()).splitlines()
+
+    refusal = msgspec.json.decode(text)
+    assert (refusal["id"], refusal["error"]["code"]) == (None, -32600)
+
+
+async def test_a_task_of_the_link_ends_with_it(reactor: Reactor) -> None:
+    ended = trio.Event()
+
+    async def wait() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    here, there = socket.socketpair()
+    peer = Peer(here, answer, reactor)
+
+    async with serving(peer, there):
+        await wait_all_tasks_blocked()
+        peer.start_soon(wait)
+        await wait_all_tasks_blocked()
+        peer.close()
+
+    assert ended.is_set()
+
+
+async def test_nothing_is_started_on_a_link_that_is_over(reactor: Reactor) -> None:
+    here, there = socket.socketpair()
+    peer = Peer(here, answer, reactor)
+    was_started = False
+
+    async def work() -> None:
+        nonlocal was_started
+        was_started = True
+
+    async with serving(peer, there) as client:
+        await client.stream.send_eof()
+        await client.receive_rest()
+    peer.start_soon(work)
+    await wait_all_tasks_blocked()
+
+    assert not was_started

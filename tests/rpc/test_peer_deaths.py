@@ -176,6 +176,27 @@ async def test_it_says_when_the_backlog_has_drained(reactor: Reactor) -> None:
         assert drained[0] <= LOW_WATER
 
 
+async def test_it_says_so_too_when_the_backlog_grew_while_the_kernel_was_full(reactor: Reactor) -> None:
+    drained: list[int] = []
+    here, there = socket.socketpair()
+    peer = Peer(here, answer, reactor, on_drained=lambda: drained.append(peer.backlog))
+    text = b'{"jsonrpc":"2.0","method":"event","params":{"text":"%b"}}' % (b"x" * 50_000)
+
+    async with serving(peer, there) as client:
+        while peer.backlog + len(text) < LOW_WATER:
+            peer.post(text)
+            await wait_all_tasks_blocked()
+        # From here on all that is unsent is the kernel's to take, and what comes is behind that.
+        await client.receive_text()
+        await wait_all_tasks_blocked()
+        while peer.backlog <= LOW_WATER:
+            peer.post(text)
+        await client.stream.send_eof()
+        await client.receive_rest()
+
+    assert len(drained) == 1
+
+
 async def test_a_cancelled_caller_never_leaves_half_a_message(reactor: Reactor) -> None:
     here, there = socket.socketpair()
     peer = Peer(here, answer, reactor)

@@ -116,3 +116,36 @@ async def test_a_flush_at_once_leaves_nothing_for_later(reactor: Reactor) -> Non
 
     assert sent == ["one0"]
     assert not reactor.outboxes
+
+
+async def test_what_gathers_for_many_waits_while_each_pass_adds_to_it_but_not_for_ever(
+    reactor: Reactor,
+) -> None:
+    sent: list[str] = []
+    box = Box("box", sent)
+
+    for _ in range(100):
+        box.held += 1
+        reactor.gather(box)
+        await trio.lowlevel.checkpoint()
+    await wait_all_tasks_blocked()
+
+    amounts = [int(each.removeprefix("box")) for each in sent]
+    assert sum(amounts) == 100
+    assert 10 < len(amounts) <= 50
+
+
+async def test_what_gathers_for_many_goes_with_the_first_that_may_not_wait(reactor: Reactor) -> None:
+    sent: list[str] = []
+    box, prompt = Box("box", sent), Box("prompt", sent)
+
+    for _ in range(2):
+        box.held += 1
+        reactor.gather(box)
+        await trio.lowlevel.checkpoint()
+    reactor.flush_soon(prompt)
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
+
+    assert sent[-1] == "prompt0"
+    assert "box2" in sent[0]

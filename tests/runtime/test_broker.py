@@ -8,17 +8,23 @@ from typing import Any
 
 import pytest
 
-from crabd.events import AnyEvent, RunEnded, TextDelta, TextEnd, TextStart, ThinkingDelta
-from crabd.messages import Usage
-from crabd.runtime.broker import (
-    FRESH_BYTES,
-    FRESH_EVENTS,
-    MAX_BACKLOG,
-    MERGE_BACKLOG,
-    RING_BYTES,
-    Broker,
-    Topic,
+from crabd.events import (
+    AnyEvent,
+    ConfirmationResolved,
+    PendingQuestion,
+    Question,
+    QuestionAnswered,
+    QuestionAsked,
+    RunEnded,
+    TextDelta,
+    TextEnd,
+    TextStart,
+    ThinkingDelta,
 )
+from crabd.messages import Usage, utc_now
+from crabd.runtime.broker import FRESH_BYTES, FRESH_EVENTS, RING_BYTES, Broker, Topic
+from crabd.runtime.pace import MAX_BACKLOG, MAX_OWED, MERGE_BACKLOG
+from tests.runtime.samples import ask
 
 ENDED = RunEnded("end_turn", Usage(), True)
 # So large that only a handful are kept.
@@ -31,9 +37,13 @@ class Reader:
     def __init__(self) -> None:
         self.backlog = 0
         self.payloads: list[bytes] = []
+        self.is_closed = False
 
     def post(self, payload: bytes) -> None:
         self.payloads.append(payload)
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def post_at_once(self, bundle: Sequence[bytes]) -> bool:
         return False
@@ -428,12 +438,14 @@ class Tick:
     """A broker whose events wait until the wake-up is over, and a reader that takes them in bundles."""
 
     def __init__(self) -> None:
-        self.due: list[Broker] = []
-        self.broker = Broker("epoch", lambda payload: payload, tuple, self.due.append)
+        self.additions = 0
+        self.broker = Broker("epoch", lambda payload: payload, tuple, self._note)
 
     def over(self) -> None:
-        while self.due:
-            self.due.pop().flush()
+        self.broker.flush()
+
+    def _note(self, _broker: Broker) -> None:
+        self.additions += 1
 
 
 class Prompt(Reader):
@@ -458,7 +470,7 @@ def test_what_arises_in_one_wake_up_leaves_together_and_is_one_object_for_all() 
 
     topic.publish(TextStart(), "r1")
     topic.publish(TextDelta("a"), "r1")
-    assert [len(tick.due), readers[0].bundles] == [1, []]
+    assert (tick.additions, readers[0].bundles) == (2, [])
     tick.over()
 
     assert [reader.seqs for reader in readers] == [[1, 2]] * 3
@@ -593,3 +605,112 @@ def test_a_burst_does_not_grow_without_end() -> None:
 
     assert max(map(len, reader.payloads)) < FRESH_BYTES + 2048
     assert sum(payload.count(b"x") for payload in reader.payloads) > 100 * 1024
+
+
+def test_a_gap_is_told_when_the_link_has_drained_even_if_nothing_more_comes() -> None:
+    reader, broker = Reader(), open_broker()
+    topic = broker.topic("a_b_1")
+    topic.subscribe(reader)
+    reader.stop_reading()
+    publish(topic, TextStart(), TextEnd())
+
+    reader.catch_up()
+    broker.drained(reader)
+    broker.drained(reader)
+
+    [lagged] = map(told, reader.payloads)
+    assert (lagged["type"], lagged["seq"], lagged["from"], lagged["to"]) == ("lagged", 2, 1, 2)
+
+
+def test_one_that_never_reads_is_hung_up_on_when_it_is_owed_too_much() -> None:
+    reader, broker = Reader(), open_broker()
+    topic = broker.topic("a_b_1")
+    topic.subscribe(reader)
+    reader.stop_reading()
+    topic.publish(ENDED)
+    size = len(reader.payloads[0])
+
+    # The longer their numbers, the longer the events.
+    publish(topic, *[ENDED] * (MAX_OWED // (size + 8)))
+    was_closed_before = reader.is_closed
+    publish(topic, *[ENDED] * 100)
+
+    assert (was_closed_before, reader.is_closed) == (False, True)
+
+
+def test_one_that_reads_now_and_then_is_never_hung_up_on() -> None:
+    reader, broker = Reader(), open_broker()
+    topic = broker.topic("a_b_1")
+    topic.subscribe(reader)
+
+    for _ in range(3):
+        reader.stop_reading()
+        publish(topic, *[ENDED] * (MAX_OWED // 500))
+        reader.catch_up()
+        broker.drained(reader)
+
+    assert not reader.is_closed
+
+
+def test_what_is_held_for_all_subscriptions_of_a_reader_is_bounded_by_one_bound() -> None:
+    reader, broker = Reader(), open_broker()
+    topics = [broker.topic(f"a_b_{n}") for n in range(20)]
+    for topic in topics:
+        topic.subscribe(reader)
+    reader.backlog = MERGE_BACKLOG + 1
+
+    for topic in topics:
+        publish(topic, *[TextDelta("x" * 10_000)] * 10)
+
+    # The backlog of a real link would have grown with all but the last of these.
+    assert {told(payload)["session"] for payload in reader.payloads} == {f"a_b_{n}" for n in range(19)}
+    assert repr(broker.reader(reader)) == "<Reader 10 held, 0 gaps, 0 bytes owed>"
+
+
+def test_what_waits_for_a_person_is_told_again_until_it_is_answered() -> None:
+    reader, broker = Reader(), open_broker()
+    topic, other = broker.topic("a_b_1"), broker.topic("a_b_2")
+    topic.subscribe(reader)
+    question = PendingQuestion(
+        id="q", session="a_b_2", run="r1", call="c", tool="ask", since=utc_now(), questions=(Question("why"),)
+    )
+
+    topic.publish(ask("c1", "a_b_1"), "r1")
+    topic.publish(ask("c2", "a_b_1"), "r1")
+    topic.publish(ConfirmationResolved("c1", "c1", "deny", "me", "", ()), "r1")
+    other.publish(QuestionAsked(question), "r1")
+    standing = broker.standing()
+    other.publish(QuestionAnswered("q", "c", None, "me"), "r1")
+
+    assert standing == (reader.payloads[1], *(other.missed(0) or ())[:1])
+    assert (topic.standing(2), other.standing(2)) == ((reader.payloads[1],), ())
+    assert topic.standing(1) == ()
+
+
+def test_news_are_told_of_every_event_but_more_of_a_reply() -> None:
+    broker = open_broker()
+    news: list[str] = []
+    broker.on_news = news.append
+
+    publish(broker.topic("a_b_1"), TextStart(), TextDelta("a"), ThinkingDelta("b"))
+    publish(broker.topic("a_b_2"), ENDED)
+
+    assert news == ["a_b_1", "a_b_2"]
+
+
+def test_one_that_leaves_a_session_and_watches_all_is_told_what_it_lost_in_between() -> None:
+    reader, broker = Reader(), open_broker()
+    topic = broker.topic("a_b_1")
+    broker.watch(reader)
+    topic.subscribe(reader)
+    reader.stop_reading()
+    publish(topic, TextStart(), TextEnd())
+
+    topic.unsubscribe(reader)
+    reader.catch_up()
+    publish(topic, TextStart())
+
+    assert [(event["type"], event["seq"]) for event in map(told, reader.payloads)] == [
+        ("lagged", 2),
+        ("text_start", 3),
+    ]
