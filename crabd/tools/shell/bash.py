@@ -106,7 +106,8 @@ class Bash(Tool):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(live.run)
-                ran = await _attempt(wanted.command, cwd, context.confinement, wanted.timeout, live, whole)
+                async with self._jobs.turns.command(cwd):
+                    ran = await _attempt(wanted, cwd, context.confinement, live, whole)
                 nursery.cancel_scope.cancel()
         finally:
             await whole.aclose()
@@ -133,19 +134,18 @@ class Bash(Tool):
 
 
 async def _attempt(
-    command: str,
+    wanted: BashArguments,
     cwd: str,
     confinement: Confinement,
-    seconds: float,
     live: _Live,
     whole: _WholeOutput,
 ) -> Ran | ToolOutcome:
     try:
         return await run_command(
-            await _confine(command, cwd, confinement),
+            await _confine(wanted.command, cwd, confinement),
             cwd=cwd,
             env=confinement.environment() | ENVIRONMENT,
-            seconds=seconds,
+            seconds=wanted.timeout,
             on_output=live.feed,
             keep=whole.keep,
             max_bytes=SHOWN_BYTES,

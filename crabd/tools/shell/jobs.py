@@ -19,6 +19,7 @@ from crabd.tools.base import BadArguments, Intent, PreparedCall, Tool, ToolConte
 from crabd.tools.shell.excerpt import Excerpt
 from crabd.tools.shell.process import END_SECONDS, run_command
 from crabd.tools.shell.telling import SHOWN_BYTES, add_note, tell_end, tell_output
+from crabd.tools.turns import Turns
 from crabd.tools.typed import Arguments, Call, read_arguments, schema_of
 
 # Who needs more at once is better served by one script that starts them.
@@ -51,13 +52,14 @@ class Job:
     def __repr__(self) -> str:
         return f"<Job {self.name}, {self.end or 'running'}>"
 
-    async def run(self, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> None:
+    async def run(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], turns: Turns) -> None:
         """Run the command to its end; cancelling the scope stops it."""
         try:
             with self.scope:
-                ran = await run_command(
-                    argv, cwd=cwd, env=env, seconds=math.inf, on_output=self._take, max_bytes=0
-                )
+                async with turns.command(cwd):
+                    ran = await run_command(
+                        argv, cwd=cwd, env=env, seconds=math.inf, on_output=self._take, max_bytes=0
+                    )
                 self.end = tell_end(ran.exit_code, math.inf) or "exit code 0"
         except OSError as exc:
             self.end = f"could not be started: {exc}"
@@ -95,7 +97,8 @@ class Job:
 class Jobs:
     """The jobs of one session. They run in ``nursery``, which outlives it."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, turns: Turns | None = None) -> None:
+        self.turns = turns or Turns()
         self._nursery = nursery
         self._jobs: dict[str, Job] = {}
         self._started = 0
@@ -123,7 +126,7 @@ class Jobs:
         self._started += 1
         job = self._jobs[f"job_{self._started}"] = Job(f"job_{self._started}", title)
         self._forget_old()
-        self._nursery.start_soon(job.run, argv, cwd, env)
+        self._nursery.start_soon(job.run, argv, cwd, env, self.turns)
         return job
 
     def list(self) -> tuple[Job, ...]:

@@ -117,6 +117,21 @@ async def run_command(
     )
 
 
+@asynccontextmanager
+async def open_command(
+    argv: Sequence[str], *, cwd: str, env: Mapping[str, str]
+) -> AsyncGenerator[trio.Process]:
+    """Start a command to talk with, as ``run_command`` does; its three streams are the caller's to use.
+
+    With the block whatever it has started is ended, too: within ``END_SECONDS``, cancelled or not.
+
+    Raises:
+      OSError: as ``run_command``.
+    """
+    async with _open_kept(argv, cwd, env, has_input=True, has_own_errors=True) as kept:
+        yield kept.process
+
+
 class _Kept:
     """A command under its keeper."""
 
@@ -169,9 +184,11 @@ async def _open_kept(
         yield kept
     finally:
         await kept.end()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
+        # Shielded, for else a cancelled caller would close the first of them alone. It takes no time.
+        with trio.CancelScope(shield=True):
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    await trio.aclose_forcefully(stream)
 
 
 async def _read(stream: trio.abc.ReceiveStream, take: Callable[[bytes], Awaitable[None]]) -> None:

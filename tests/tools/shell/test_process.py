@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from crabd.tools.shell.process import Ran, run_command
+from crabd.tools.shell.process import Ran, open_command, run_command
 from tests.tools.processes import Token, members, wait_for_file, wait_until_gone
 
 # For what takes tenths of a second on a quiet machine.
@@ -282,5 +282,19 @@ async def test_descriptors_are_not_used_up() -> None:
 
     for _ in range(3):
         await bash("echo")
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_descriptors_are_not_used_up_by_what_is_cancelled(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    argv = ["bash", "-c", f"echo ready > {ready}; cat"]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        async with open_command(argv, cwd="/", env=ENV):
+            await wait_for_file(ready)
+            scope.cancel()
+            await trio.sleep_forever()
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
