@@ -73,13 +73,39 @@ class FileState(Struct, frozen=True):
 class Preserver(Protocol):
     """Keeps what a file was before a call changes it."""
 
-    async def keep(self, path: str) -> None:
+    async def keep(self, path: str, content: bytes | None = None) -> None:
         """Keep the file of that real path as it is now, or that there is none.
+
+        With ``content`` that is what the person has of it, though it may not be on the disk yet.
 
         Raises:
           OSError: it cannot be kept, so it should not be changed.
         """
         ...
+
+
+class Editor(Protocol):
+    """A person's editor, which may have more of a file than the disk. It answers in bounded time."""
+
+    async def read(self, path: str) -> str | None:
+        """Give the text of the file of a real path as the editor has it; null when it does not tell."""
+        ...
+
+    async def write(self, path: str, text: str) -> None:
+        """Have the editor make or replace a file.
+
+        Raises:
+          EditorFailed: it may or may not be written.
+        """
+        ...
+
+
+class EditorFailed(Exception):
+    """An editor did not do what it was asked to; the text says why, as the end of a sentence."""
+
+
+def no_editor() -> None:
+    """Stand for where there is no editor."""
 
 
 class Planner(Protocol):
@@ -102,7 +128,7 @@ class ToolContext(Struct, frozen=True, kw_only=True):
 
     ``cwd`` is the session's directory, a real path; without one a tool that needs a place says so. ``report``
     takes live output, ``ask`` gives a person's answer to each question, however long that takes, and null if
-    there will be none.
+    there will be none. ``editor`` gives the person's editor, if there is one just then.
     """
 
     session: str
@@ -114,6 +140,7 @@ class ToolContext(Struct, frozen=True, kw_only=True):
     preserver: Preserver
     planner: Planner
     confinement: Confinement
+    editor: Callable[[], Editor | None] = no_editor
 
 
 class ToolOutcome(Struct, frozen=True):

@@ -14,6 +14,7 @@ from crabd.tools.files.searching import Searcher
 from crabd.tools.shell.bash import Bash
 from crabd.tools.shell.jobs import JobList, JobOutput, Jobs, JobStop
 from crabd.tools.todo import Todo
+from crabd.tools.turns import Turns
 from crabd.tools.web.web_fetch import WebFetch
 
 
@@ -30,11 +31,12 @@ class Toolboxes(Toolmaker):
         self._searcher = searcher
         self._artifacts = artifacts
         self._allow_private = allow_private
+        self._turns = Turns()
 
     def open(self, session: str) -> Toolbox:
-        jobs = Jobs(self._nursery)
+        jobs = Jobs(self._nursery, self._turns)
         shell = (Bash(jobs, self._artifacts.open), JobList(jobs), JobOutput(jobs), JobStop(jobs))
-        files = file_tools(self._searcher, self._artifacts.directory(session))
+        files = file_tools(self._searcher, self._artifacts.directory(session), self._turns)
         web = WebFetch(allow_private=self._allow_private)
         return Box((*files, *shell, web, AskUser(), Todo()), jobs)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from crabd.events import PlanItem, Question
-from crabd.tools.base import Confinement, Planner, Tool, ToolContext, ToolOutcome
+from crabd.tools.base import Confinement, Editor, Planner, Tool, ToolContext, ToolOutcome
 
 
 class Bare:
@@ -28,9 +28,11 @@ class Kept:
 
     def __init__(self) -> None:
         self.paths: list[str] = []
+        self.contents: list[bytes | None] = []
 
-    async def keep(self, path: str) -> None:
+    async def keep(self, path: str, content: bytes | None = None) -> None:
         self.paths.append(path)
+        self.contents.append(content)
 
 
 class Plan(Planner):
@@ -62,6 +64,7 @@ class Surroundings:
         self.asked: list[Question] = []
         self.kept = Kept()
         self.plan = Plan()
+        self.editor: Editor | None = None
         self._answers = list(answers)
         self._calls = 0
 
@@ -81,6 +84,7 @@ class Surroundings:
             preserver=self.kept,
             planner=self.plan,
             confinement=self.confinement,
+            editor=lambda: self.editor,
         )
 
     async def _ask(self, questions: Sequence[Question]) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ from typing import Any
 from crabd.tools.base import BadArguments, PreparedCall, ToolOutcome
 from crabd.tools.files.box import file_tools
 from crabd.tools.files.searching import Searcher
+from crabd.tools.turns import Turns
 from tests.tools.context import Surroundings
 
 RIPGREP = shutil.which("rg")
@@ -21,8 +22,9 @@ class Desk:
         self, cwd: Path | None, *, searcher: Searcher | None = None, artifacts: Path | None = None
     ) -> None:
         self.around = Surroundings(None if cwd is None else str(cwd))
+        self.turns = Turns()
         self.searcher = searcher or Searcher(RIPGREP)
-        tools = file_tools(self.searcher, str(artifacts or "/nonexistent/artifacts"))
+        tools = file_tools(self.searcher, str(artifacts or "/nonexistent/artifacts"), self.turns)
         self._tools = {tool.spec.name: tool for tool in tools}
 
     async def prepare(self, tool: str, **arguments: Any) -> PreparedCall:

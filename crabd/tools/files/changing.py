@@ -29,11 +29,22 @@ TEMP_PREFIX = ".crabd-"
 _committing = Lock()
 
 
+class Glimpse(Struct, frozen=True):
+    """Two texts of one file at one time, by digests that leave out their ends: null for no file."""
+
+    on_disk: str | None
+    in_editor: str
+
+
 class Known:
-    """What one session has seen of files: the digest of each as it was read or written last."""
+    """What one session has seen of files: the digest of each as it was read or written last.
+
+    Of those that an editor shows there is also the last ``glimpse``.
+    """
 
     def __init__(self) -> None:
         self._digests: OrderedDict[str, str] = OrderedDict()
+        self._glimpses: OrderedDict[str, Glimpse] = OrderedDict()
 
     def __contains__(self, path: str) -> bool:
         return path in self._digests
@@ -45,6 +56,17 @@ class Known:
             self._digests[path] = digest
             if len(self._digests) > MAX_KNOWN:
                 self._digests.popitem(last=False)
+
+    def glimpse(self, path: str) -> Glimpse | None:
+        """Tell how a file was on the disk and in the editor when both were looked at last."""
+        return self._glimpses.get(path)
+
+    def note_glimpse(self, path: str, glimpse: Glimpse) -> None:
+        """Remember how a file is on the disk and in the editor."""
+        self._glimpses.pop(path, None)
+        self._glimpses[path] = glimpse
+        if len(self._glimpses) > MAX_KNOWN:
+            self._glimpses.popitem(last=False)
 
     def require_any(self, path: str) -> None:
         """Make sure that the session has seen a file.

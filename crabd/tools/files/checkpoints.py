@@ -44,14 +44,14 @@ class Checkpoints:
         self._max_kept = max_kept
         self._turn = trio.Lock()
 
-    async def keep(self, session: str, path: str) -> FileState:
-        """Keep the file of a real path as it is now, or that there is none.
+    async def keep(self, session: str, path: str, content: bytes | None = None) -> FileState:
+        """Keep the file of a real path as it is now, or that there is none; with ``content`` that instead.
 
         Raises:
           OSError: it is no file, or too large, or there is no room.
         """
         async with self._turn:
-            return await change(_plainly, self._keep, session, path)
+            return await change(_plainly, self._keep, session, path, content)
 
     async def look(self, path: str) -> str | None:
         """Find the digest of a file as it is now; null if there is none.
@@ -83,11 +83,11 @@ class Checkpoints:
         async with self._turn:
             await change(self._drop, session)
 
-    def _keep(self, session: str, path: str) -> FileState:
-        there = load(path)
-        if there is None:
+    def _keep(self, session: str, path: str, content: bytes | None) -> FileState:
+        on_disk, mode = load(path) or (None, None)
+        content = on_disk if content is None else content
+        if content is None:
             return FileState(None)
-        content, mode = there
         state = FileState(digest_of(content), mode)
         place = self._place(session, digest_of(content))
         if place.exists():

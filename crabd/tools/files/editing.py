@@ -7,6 +7,7 @@ for one file in the same round both count, and a change of somebody else in betw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,18 +18,19 @@ from crabd.tools.base import (
     BadArguments,
     Intent,
     PreparedCall,
-    Preserver,
     Tool,
     ToolContext,
     ToolOutcome,
     ToolSpec,
 )
-from crabd.tools.files.changing import MAX_BYTES, Change, Known, apply, digest_of
+from crabd.tools.files.buffers import Buffers, open_buffers
+from crabd.tools.files.changing import MAX_BYTES, Known
 from crabd.tools.files.patch import FilePatch, PatchProblem, parse
 from crabd.tools.files.paths import Refusal, brief, explain, resolve, show
-from crabd.tools.files.planning import Plan, plan_edit, plan_patch, plan_write
+from crabd.tools.files.planning import Load, Plan, plan_edit, plan_patch, plan_write
 from crabd.tools.files.text import compare, is_text
-from crabd.tools.threads import attempt, change, look
+from crabd.tools.threads import attempt, look
+from crabd.tools.turns import Turns
 from crabd.tools.typed import Arguments, read_arguments, schema_of
 
 # Files of one patch: each holds a descriptor while it is applied.
@@ -85,8 +87,9 @@ APPLY_PATCH = ToolSpec(
 class Editing:
     """What the tools that change files share in a session: what it has seen, and that they take turns."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Known, turns: Turns) -> None:
         self.known = known
+        self.turns = turns
         self.turn = trio.Lock()
 
 
@@ -106,7 +109,7 @@ class Write(Tool):
         path = await look(resolve, wanted.path, context.cwd)
         intent = Intent(title=f"write {brief(path, context.cwd)}", writes=(path,))
         plan = partial(plan_write, self._editing.known, path, wanted.content)
-        call = _Changing(intent, plan, self._editing, context.preserver)
+        call = _Changing(intent, plan, self._editing, context)
         await call.check()
         return call
 
@@ -129,7 +132,7 @@ class Edit(Tool):
         path = await look(resolve, wanted.path, context.cwd)
         intent = Intent(title=f"edit {brief(path, context.cwd)}", reads=(path,), writes=(path,))
         plan = partial(plan_edit, self._editing.known, path, wanted.old, wanted.new, wanted.replace_all)
-        call = _Changing(intent, plan, self._editing, context.preserver)
+        call = _Changing(intent, plan, self._editing, context)
         await call.check()
         return call
 
@@ -161,7 +164,7 @@ class ApplyPatch(Tool):
             writes=tuple(sorted(set(resolved.values()))),
         )
         plan = partial(plan_patch, self._editing.known, files, resolved)
-        call = _Changing(intent, plan, self._editing, context.preserver)
+        call = _Changing(intent, plan, self._editing, context)
         # Whether it fits tells what is in the files, which the model may not have been allowed to know.
         if all(path in self._editing.known for path in read):
             await call.check()
@@ -172,12 +175,12 @@ class _Changing(PreparedCall):
     """A call that changes files. ``plan`` blocks; it looks at the files and says what to change."""
 
     def __init__(
-        self, intent: Intent, plan: Callable[[], Plan], editing: Editing, preserver: Preserver
+        self, intent: Intent, plan: Callable[[Load], Plan], editing: Editing, context: ToolContext
     ) -> None:
         self._intent = intent
         self._plan = plan
         self._editing = editing
-        self._preserver = preserver
+        self._context = context
 
     def __repr__(self) -> str:
         return f"<Changing {self._intent.title}>"
@@ -193,7 +196,8 @@ class _Changing(PreparedCall):
           BadArguments.
         """
         try:
-            await look(self._plan)
+            async with self._open() as buffers:
+                await look(self._plan, buffers.load)
         except Refusal as exc:
             raise BadArguments(str(exc)) from exc
         except OSError as exc:
@@ -201,7 +205,8 @@ class _Changing(PreparedCall):
 
     async def preview(self) -> str:
         try:
-            return await look(_show, self._plan)
+            async with self._open() as buffers:
+                return await look(_show, self._plan, buffers.load)
         except Refusal as exc:
             return f"it cannot be done as things are: {exc}\n"
         except OSError as exc:
@@ -212,12 +217,17 @@ class _Changing(PreparedCall):
             return await attempt(self._change)
 
     async def _change(self) -> ToolOutcome:
-        plan = await look(self._plan)
-        for each in plan.changes:
-            await self._preserver.keep(each.path)
-        for path, digest in (await change(_make, plan.changes)).items():
+        async with self._open() as buffers:
+            plan = await look(self._plan, buffers.load)
+            for each in plan.changes:
+                await self._context.preserver.keep(each.path, buffers.unsaved(each.path))
+            made = await buffers.make(plan.changes)
+        for path, digest in made.digests.items():
             self._editing.known.note(path, digest)
-        return ToolOutcome(plan.told)
+        return ToolOutcome("; ".join([plan.told, *made.notes]))
+
+    def _open(self) -> AbstractAsyncContextManager[Buffers]:
+        return open_buffers(self._context, self._editing.turns, self._editing.known, self._intent.writes)
 
 
 def _require_text(*texts: str) -> None:
@@ -227,13 +237,8 @@ def _require_text(*texts: str) -> None:
         raise BadArguments(f"the text has more than {MAX_BYTES:,} characters: make such a file with bash")
 
 
-def _make(changes: Sequence[Change]) -> dict[str, str | None]:
-    apply(changes)
-    return {each.path: None if each.after is None else digest_of(each.after) for each in changes}
-
-
-def _show(plan: Callable[[], Plan]) -> str:
-    return "".join(compare(show(each.path), each.before, each.after) for each in plan().changes)
+def _show(plan: Callable[[Load], Plan], load: Load) -> str:
+    return "".join(compare(show(each.path), each.before, each.after) for each in plan(load).changes)
 
 
 def _names(files: Sequence[FilePatch]) -> list[str]:

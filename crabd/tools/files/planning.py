@@ -5,15 +5,19 @@ Everything here blocks, so it runs in a thread; nothing here changes a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import ENOENT
+from typing import TypeAlias
 
 from msgspec import Struct
 
-from crabd.tools.files.changing import Change, Known, load
+from crabd.tools.files.changing import Change, Known
 from crabd.tools.files.patch import FilePatch, PatchProblem, apply
 from crabd.tools.files.paths import Refusal, show
-from crabd.tools.files.text import Text, decode, name_kind, split_lines
+from crabd.tools.files.text import Text, decode, name_kind, split_lines, with_crlf
+
+# Gives a file of a real path, and its mode where that is known; null if there is none. OSError, Refusal.
+Load: TypeAlias = Callable[[str], tuple[bytes, int | None] | None]
 
 
 class Plan(Struct, frozen=True):
@@ -23,7 +27,7 @@ class Plan(Struct, frozen=True):
     told: str
 
 
-def plan_write(known: Known, path: str, content: str) -> Plan:
+def plan_write(known: Known, path: str, content: str, load: Load) -> Plan:
     """Plan a new file, or a new content of one that the session has seen.
 
     Raises:
@@ -42,11 +46,11 @@ def plan_write(known: Known, path: str, content: str) -> Plan:
 def _in_the_way_of(old: Text, content: str) -> Text:
     """Write a text with the ends of lines that the file had, and with its byte order mark."""
     if old.eol == "\r\n":
-        content = _in_crlf(content)
+        content = with_crlf(content)
     return Text(content.removeprefix("\ufeff"), old.eol, old.has_bom or content.startswith("\ufeff"))
 
 
-def plan_edit(known: Known, path: str, old: str, new: str, is_everywhere: bool) -> Plan:
+def plan_edit(known: Known, path: str, old: str, new: str, is_everywhere: bool, load: Load) -> Plan:
     """Plan a replacement of text that the session has seen, in one place or in all.
 
     Raises:
@@ -76,14 +80,10 @@ def plan_edit(known: Known, path: str, old: str, new: str, is_everywhere: bool) 
 
 def _as_in(text: Text, old: str, new: str) -> tuple[str, str]:
     """Write what a model wrote with the ends of lines that the file has, which the model was not shown."""
-    ways = [(old, new), (_in_crlf(old), _in_crlf(new))]
+    ways = [(old, new), (with_crlf(old), with_crlf(new))]
     if text.eol == "\r\n":
         ways.reverse()
     return next((way for way in ways if way[0] in text.body), ways[0])
-
-
-def _in_crlf(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\n", "\r\n")
 
 
 def _say_lines(body: str, old: str) -> str:
@@ -108,13 +108,13 @@ def _say_near(body: str, old: str) -> str:
     return "read the file and copy the text from there"
 
 
-def plan_patch(known: Known, files: Sequence[FilePatch], resolved: Mapping[str, str]) -> Plan:
+def plan_patch(known: Known, files: Sequence[FilePatch], resolved: Mapping[str, str], load: Load) -> Plan:
     """Plan what a patch does; ``resolved`` has the real path of each that it names.
 
     Raises:
       OSError, Refusal.
     """
-    desk = _Desk(known)
+    desk = _Desk(known, load)
     for each in files:
         path = resolved[each.path]
         match each.kind:
@@ -130,8 +130,9 @@ def plan_patch(known: Known, files: Sequence[FilePatch], resolved: Mapping[str, 
 class _Desk:
     """The files of a patch as they would be, one section after another."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Known, load: Load) -> None:
         self._known = known
+        self._load = load
         # The content that was, the one that would be, and the mode.
         self._files: dict[str, tuple[bytes | None, bytes | None, int | None]] = {}
 
@@ -168,7 +169,7 @@ class _Desk:
 
     def _look(self, path: str) -> tuple[bytes | None, bytes | None, int | None]:
         if path not in self._files:
-            content, mode = load(path) or (None, None)
+            content, mode = self._load(path) or (None, None)
             if content is not None and path in self._known:
                 self._known.require(path, content)
             self._files[path] = (content, content, mode)

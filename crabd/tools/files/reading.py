@@ -12,10 +12,12 @@ import trio
 from msgspec import Meta, Struct
 
 from crabd.tools.base import Intent, PreparedCall, Tool, ToolContext, ToolOutcome, ToolSpec
+from crabd.tools.files.buffers import open_buffers
 from crabd.tools.files.changing import MAX_BYTES, Known, digest_of
 from crabd.tools.files.paths import Refusal, brief, is_within, open_file, resolve, show
 from crabd.tools.files.text import BOM, HEAD, name_kind
 from crabd.tools.threads import attempt, look
+from crabd.tools.turns import Turns
 from crabd.tools.typed import Arguments, Call, read_arguments, schema_of
 
 MAX_LINES = 2000
@@ -24,6 +26,11 @@ MAX_LINE = 2000
 MAX_LINE_BYTES = 4 * MAX_LINE
 # Characters of all lines together: what a model reads without another cutting it.
 MAX_OUTPUT = 28_000
+NOT_SAVED = "(this is how the person's editor has it; commands and grep see it as it was saved last)"
+TORN = (
+    "(this is how the person's editor has it, not saved yet; the disk has other changes, which are lost if "
+    "this is edited: ask the person which of them count)"
+)
 PIECE = 1024 * 1024
 # In seconds: between pieces the event loop gets its turn for certain. It may wait long for it when the thread
 # lets go only for as long as a read takes.
@@ -56,9 +63,10 @@ class Page(Struct, frozen=True):
 class Read(Tool):
     """Reads a file. ``artifacts`` is the directory of the session's own, which are nobody else's to allow."""
 
-    def __init__(self, known: Known, artifacts: str) -> None:
+    def __init__(self, known: Known, artifacts: str, turns: Turns) -> None:
         self._known = known
         self._artifacts = artifacts
+        self._turns = turns
 
     @property
     def spec(self) -> ToolSpec:
@@ -69,12 +77,18 @@ class Read(Tool):
         path, artifacts = await look(_resolve, wanted.path, context.cwd, self._artifacts)
         reads = () if is_within(path, artifacts) else (path,)
         intent = Intent(title=f"read {brief(path, context.cwd)}", reads=reads)
-        return Call(intent, partial(attempt, partial(self._read, path, wanted)))
+        return Call(intent, partial(attempt, partial(self._read, path, wanted, context)))
 
-    async def _read(self, path: str, wanted: ReadArguments) -> ToolOutcome:
-        page = await look(read_page, path, wanted.offset, wanted.limit)
+    async def _read(self, path: str, wanted: ReadArguments, context: ToolContext) -> ToolOutcome:
+        async with open_buffers(context, self._turns, self._known, [path]) as buffers:
+            unsaved, note = buffers.unsaved(path), TORN if buffers.is_torn(path) else NOT_SAVED
+            buffers.remember(path)
+        if unsaved is None:
+            page = await look(read_page, path, wanted.offset, wanted.limit)
+        else:
+            page = await look(show_page, path, unsaved, wanted.offset, wanted.limit)
         self._known.note(path, page.digest)
-        return ToolOutcome(page.text)
+        return ToolOutcome(page.text if unsaved is None else f"{page.text}\n{note}")
 
 
 def read_page(path: str, offset: int, limit: int) -> Page:
@@ -89,12 +103,20 @@ def read_page(path: str, offset: int, limit: int) -> Page:
         content = file.read(MAX_BYTES) if size <= MAX_BYTES else file.read(HEAD)
         if kind := name_kind(content[:HEAD]):
             raise Refusal(f"{show(path)} is {kind} of {size:,} bytes: look into it with bash")
-        is_whole = size <= MAX_BYTES
-        if is_whole and not content:
-            return Page(f"({show(path)} is empty)", digest_of(content))
-        lines = io.BytesIO(content) if is_whole else file
-        text = _read_lines(lines, show(path), offset, limit)
-        return Page(text, digest_of(content) if is_whole else None)
+        if size <= MAX_BYTES:
+            return show_page(path, content, offset, limit)
+        return Page(_read_lines(file, show(path), offset, limit), None)
+
+
+def show_page(path: str, content: bytes, offset: int, limit: int) -> Page:
+    """Show lines of a content that is text.
+
+    Raises:
+      Refusal: it has no such lines.
+    """
+    if not content:
+        return Page(f"({show(path)} is empty)", digest_of(content))
+    return Page(_read_lines(io.BytesIO(content), show(path), offset, limit), digest_of(content))
 
 
 def _resolve(path: str, cwd: str | None, artifacts: str) -> tuple[str, str]:

@@ -71,6 +71,11 @@ def split_lines(body: str) -> list[str]:
     return [f"{line}\n" for line in lines] + ([last] if last else [])
 
 
+def with_crlf(body: str) -> str:
+    """End every line as Windows does."""
+    return body.replace("\r\n", "\n").replace("\n", "\r\n")
+
+
 def printable(body: str) -> str:
     """Make text that can be sent anywhere; what was no UTF-8 is a replacement character."""
     return body.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

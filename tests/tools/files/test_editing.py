@@ -285,7 +285,7 @@ async def test_every_file_is_kept_before_it_is_changed(desk: Desk, file: Path, t
 class Unable:
     """Keeps nothing."""
 
-    async def keep(self, path: str) -> None:
+    async def keep(self, path: str, content: bytes | None = None) -> None:
         raise OSError(28, "no space left", path)
 
 
