@@ -26,19 +26,33 @@ class Claims:
           NotFound: that session is gone.
           RequestKeyReused: the key came with another request.
         """
-        for deletion in self._deletions():
-            if request_key in deletion.claims:
-                hint = "this request was given it, and it is gone since; take a new key for a new one"
-                raise NotFound("session", deletion.session, hint=hint)
+        self._refuse_gone(request_key)
         found = self._find(request_key)
         if found is None:
             self.refuse_reused(request_key)
             return None
         meta, claim = found
         owner = Identity(meta.agent, meta.sender, self._scratch.meta(meta.id) is not None)
-        if (owner, claim.topic) != (identity, topic):
-            raise RequestKeyReused(request_key, "session/get_or_create")
+        if (owner, claim.topic) != (identity, topic) or _is_fork(meta, claim):
+            raise RequestKeyReused(request_key, _method_of(meta, claim))
         return meta.id, claim.created
+
+    def recall_fork(self, session: str, request_key: str) -> SessionMeta | None:
+        """Find the fork of a session that was made for this request before.
+
+        Raises:
+          NotFound: that fork is gone.
+          RequestKeyReused: the key came with another request.
+        """
+        self._refuse_gone(request_key)
+        found = self._find(request_key)
+        if found is None:
+            self.refuse_reused(request_key)
+            return None
+        meta, claim = found
+        if not _is_fork(meta, claim) or meta.forked_from != session:
+            raise RequestKeyReused(request_key, _method_of(meta, claim))
+        return meta
 
     def was_deleted(self, session: str, request_key: str) -> bool:
         """Tell whether a request of this key has deleted the session."""
@@ -53,8 +67,15 @@ class Claims:
         """
         if any(deletion.request_key == request_key for deletion in self._deletions()):
             raise RequestKeyReused(request_key, "session/delete")
-        if self._find(request_key) is not None:
-            raise RequestKeyReused(request_key, "session/get_or_create")
+        found = self._find(request_key)
+        if found is not None:
+            raise RequestKeyReused(request_key, _method_of(*found))
+
+    def _refuse_gone(self, request_key: str) -> None:
+        for deletion in self._deletions():
+            if request_key in deletion.claims:
+                hint = "this request was given it, and it is gone since; take a new key for a new one"
+                raise NotFound("session", deletion.session, hint=hint)
 
     def _find(self, request_key: str) -> tuple[SessionMeta, Claim] | None:
         now = utc_now()
@@ -66,3 +87,12 @@ class Claims:
 
     def _deletions(self) -> tuple[Deletion, ...]:
         return (*self._store.deletions(), *self._scratch.deletions())
+
+
+def _is_fork(meta: SessionMeta, claim: Claim) -> bool:
+    """Tell whether the session was made for that request, as the copy of another."""
+    return claim.created and meta.forked_from is not None
+
+
+def _method_of(meta: SessionMeta, claim: Claim) -> str:
+    return "session/fork" if _is_fork(meta, claim) else "session/get_or_create"

@@ -64,6 +64,7 @@ class Edits:
             raise NothingToCompact(session.id)
         wish = Wish(choice=choice, instructions=instructions, request_key=request_key)
         session.job = Job()
+        self._sessions.on_change(session.id)
         compacting = Compacting()
         session.keys.add(request_key, instructions, compacting)
         work = partial(summarise, session, wish, cut, self.hooks)
@@ -148,14 +149,16 @@ class Edits:
             return (), False
         return await self.files.compare(session, await self._sessions.read_log(session))
 
-    async def fork(self, session: str, at: int | None) -> tuple[SessionInfo, int]:
+    async def fork(
+        self, session: str, at: int | None, request_key: str | None = None
+    ) -> tuple[SessionInfo, int]:
         """Copy a session, as ``Sessions`` does.
 
         Raises:
-          NotFound, StoreError, BadRequest, ShuttingDown.
+          NotFound, RequestKeyReused, StoreError, BadRequest, ShuttingDown.
         """
         self._deeds.refuse_when_stopping()
-        return await self._deeds.do(partial(self._sessions.fork, session, at), "the fork")
+        return await self._deeds.do(partial(self._sessions.fork, session, at, request_key), "the fork")
 
 
 def _refuse_when_busy(session: Session) -> None:

@@ -5,25 +5,24 @@ It knows no run. What a run was given it keeps, whatever changes here meanwhile.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import structlog
-from msgspec import structs
 from structlog.typing import FilteringBoundLogger
 
 from crabd.events import BudgetState
 from crabd.messages import utc_now
 from crabd.providers.base import Models
 from crabd.runtime.agents import Agent, Agents
+from crabd.runtime.attaching import NO_SESSION, Attachments
 from crabd.runtime.budget import Allowance, limits_of, state_of
 from crabd.runtime.loop import Equipment
 from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.session import Session
 from crabd.runtime.sessions import Sessions
 from crabd.store.meta import SessionMeta
-from crabd.tools.base import Tool, Toolbox, Toolmaker, ToolSpec
+from crabd.tools.base import Tool, Toolmaker, ToolSpec
 from crabd.tools.offers import LeftOut, choose
-
-# What a toolbox is opened for that is only looked into. No session's id is like that.
-NO_SESSION = "none"
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -32,13 +31,20 @@ class Equipper:
     """Equips runs. ``agents`` and ``models`` may be replaced."""
 
     def __init__(
-        self, sessions: Sessions, agents: Agents, models: Models, toolmaker: Toolmaker, rulebook: Rulebook
+        self,
+        sessions: Sessions,
+        agents: Agents,
+        models: Models,
+        toolmaker: Toolmaker,
+        rulebook: Rulebook,
+        attachments: Attachments,
     ) -> None:
         self.agents = agents
         self.models = models
         self._sessions = sessions
         self._toolmaker = toolmaker
         self._rulebook = rulebook
+        self._attachments = attachments
 
     def equip(self, session: Session, guest: str = "") -> Equipment:
         """Find what a session, or its guest, thinks with; no tools are among it.
@@ -51,25 +57,27 @@ class Equipper:
         if guest:
             agent = self.agents.get(guest, session.project.agents)
             choice = self.models.resolve(agent.options.model, agent.options.fallbacks)
-            return Equipment(agent, choice, {}, allowance)
+            return Equipment(agent, choice, allowance)
         choice = self.models.resolve(meta.model or agent.options.model, agent.options.fallbacks)
-        return Equipment(agent, choice, {}, allowance)
+        return Equipment(agent, choice, allowance)
 
-    def equip_run(self, session: Session, guest: str) -> Equipment:
-        """Equip a run, with tools unless it is a guest's. The first one opens the session's toolbox.
+    async def find_tools(self, session: Session, run: str, guest: str) -> dict[str, Tool]:
+        """Find the tools of a run, none for a guest's, and have those ready that have to be started.
+
+        The first one opens the session's toolbox. Bounded in time.
 
         Raises:
-          NotFound: the agent or the model.
+          NotFound: the agent.
         """
-        equipment = self.equip(session, guest)
         if guest:
-            return equipment
-        tools, left_out = self._choose_tools(session, equipment.agent)
+            return {}
+        await self._attachments.settle(session, run)
+        tools, left_out = self._choose_tools(session, self._agent_of(session))
         if left_out != session.left_out:
             session.left_out = left_out
             for each in left_out:
                 log.warning("tool_left_out", session=session.id, tool=each.tool, problem=each.reason)
-        return structs.replace(equipment, tools=tools)
+        return tools
 
     def refuse_when_spent(self, session: Session) -> None:
         """Make sure that a session may have another run.
@@ -104,7 +112,7 @@ class Equipper:
         offered, _ = self._choose_tools(session, agent)
         return tuple(
             (tool.spec, offered.get(tool.spec.name) is tool and policy.offers(tool.spec.name))
-            for tool in self._toolbox(session).tools
+            for tool in self._tools_of(session)
         )
 
     def _agent_of(self, session: Session) -> Agent:
@@ -118,10 +126,13 @@ class Equipper:
         """Choose which tools of the session's box are offered to that agent, and tell which cannot be."""
         wanted = agent.options.tools
         return choose(
-            tool for tool in self._toolbox(session).tools if wanted is None or tool.spec.name in wanted
+            tool
+            for tool in self._tools_of(session)
+            if wanted is None or any(fnmatchcase(tool.spec.name, each) for each in wanted)
         )
 
-    def _toolbox(self, session: Session) -> Toolbox:
+    def _tools_of(self, session: Session) -> tuple[Tool, ...]:
+        """List a session's tools, ours before those of its servers."""
         if session.toolbox is None:
             session.toolbox = self._toolmaker.open(session.id)
-        return session.toolbox
+        return (*session.toolbox.tools, *(session.servers.tools if session.servers is not None else ()))

@@ -29,8 +29,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 class Checkpoints(Protocol):
     """Keeps contents of files, by their digests, as long as there is the session that has changed them."""
 
-    async def keep(self, session: str, path: str) -> FileState:
-        """Keep a file as it is now, or that there is none.
+    async def keep(self, session: str, path: str, content: bytes | None = None) -> FileState:
+        """Keep a file as it is now, or that there is none; with ``content`` that instead.
 
         Raises:
           OSError: it cannot be kept.
@@ -188,8 +188,8 @@ class _Preserver(Preserver):
         self._run = run
         self._call = call
 
-    async def keep(self, path: str) -> None:
-        kept = await self._checkpoints.keep(self._session.id, path)
+    async def keep(self, path: str, content: bytes | None = None) -> None:
+        kept = await self._checkpoints.keep(self._session.id, path, content)
         try:
             await self._session.save([FileKept(self._run, self._call, path, kept.digest, kept.mode)])
         except StoreError as exc:

@@ -34,10 +34,11 @@ from crabd.store.record import (
 )
 
 
-def fork_log(steps: Sequence[Step], now: datetime) -> tuple[Step, ...]:
+def fork_log(steps: Sequence[Step], now: datetime, request_key: str | None = None) -> tuple[Step, ...]:
     """Make the log of a fork of the first steps of a log, as far as rounds in them are complete.
 
-    A run that is open there is closed. The last record tells what it is a copy of.
+    A run that is open there is closed. The first record has the key of the request for it, and the last tells
+    what it is a copy of.
     """
     steps = steps[: last_boundary(steps)]
     created = steps[0].record
@@ -50,7 +51,7 @@ def fork_log(steps: Sequence[Step], now: datetime) -> tuple[Step, ...]:
         if not _is_left_behind(step, told):
             copied.append(Step(len(copied) + 1, step.at, _copy(step.record, places)))
         places.append(len(copied))
-    copied[0] = structs.replace(copied[0], at=now)
+    copied[0] = Step(1, now, structs.replace(_begin_anew(created), request_key=request_key))
     ends = (*close_interrupted(add_up(copied), copied), Forked(created.session, steps[-1].n))
     return (*copied, *(Step(n, now, end) for n, end in enumerate(ends, len(copied) + 1)))
 
@@ -83,10 +84,14 @@ def _is_left_behind(step: Step, told: int) -> bool:
     return isinstance(step.record, Claimed | MessageQueued | Forked | FileKept | FileChanged)
 
 
+def _begin_anew(created: Created) -> Created:
+    return structs.replace(created, topic=None, source=None, request_key=None)
+
+
 def _copy(record: Record, places: Sequence[int]) -> Record:
     match record:
         case Created():
-            return structs.replace(record, topic=None, source=None, request_key=None)
+            return _begin_anew(record)
         case RunOpened():
             return structs.replace(record, request_key=None)
         case MessageAdded():

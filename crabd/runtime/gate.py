@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import structlog
@@ -131,6 +132,7 @@ class Gate:
             hooked = structs.replace(hooked, arguments=verdict.arguments)
             prepared = await tool.prepare(verdict.arguments, context)
         await self._permit(tool.spec, prepared, hooked)
+        self._tell_start(call, prepared.intent)
         outcome = await prepared.run()
         self._report(call, live.close())
         outcome = await self._shorten(call, outcome)
@@ -268,6 +270,18 @@ class Gate:
         note = f"\n\n[… {left_out} characters of the output are left out here; {rest} …]\n\n"
         return ToolOutcome(text[:HEAD] + note + text[-TAIL:], outcome.is_error)
 
+    def _tell_start(self, call: ToolCall, intent: Intent) -> None:
+        mask = self._guards.masker.mask
+        started = events.ToolStarted(
+            call=call.id,
+            title=mask(clean_text(intent.title)),
+            reads=tuple(map(clean_text, intent.reads)),
+            writes=tuple(map(clean_text, intent.writes)),
+            command=mask(clean_text(intent.command)) if intent.command is not None else None,
+            url=intent.url,
+        )
+        self._session.publish([started], self._run.id)
+
     def _report(self, call: ToolCall, text: str) -> None:
         if text:
             self._session.publish([events.ToolOutput(call.id, text)], self._run.id)
@@ -300,6 +314,7 @@ class Gate:
             preserver=guards.preserver(session.id, run.id, call.id),
             planner=_SessionPlanner(session, run.id),
             confinement=guards.confinement,
+            editor=partial(guards.editors.find, session.id),
         )
 
 

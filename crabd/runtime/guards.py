@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from crabd.events import Confirmation, PendingQuestion
 from crabd.masking import Masker
+from crabd.runtime.editors import Editors
 from crabd.runtime.hooks import HookedCall, HookVerdict
 from crabd.tools.base import Confinement, Preserver, ToolOutcome
 
@@ -45,7 +46,7 @@ class Guards(Struct, frozen=True, kw_only=True):
     """What the gates of all sessions work with.
 
     ``preserver`` is made for a session, a run and a call. What models and people are shown of an outcome
-    passes the ``masker``.
+    passes the ``masker``. ``editors`` are those that show a session now.
     """
 
     confinement: Confinement
@@ -53,3 +54,4 @@ class Guards(Struct, frozen=True, kw_only=True):
     artifacts: Artifacts
     hooks: Hooks
     masker: Masker = field(default_factory=Masker)
+    editors: Editors = field(default_factory=Editors)

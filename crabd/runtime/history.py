@@ -27,6 +27,9 @@ class Wanted(Struct, frozen=True):
     roles: tuple[str, ...] | None = None
 
 
+ANY = Wanted(None, 0)
+
+
 class StoredMessage(Struct, frozen=True, gc=False):
     """A message, where and when it was stored, and the run that brought it, and if it was taken back."""
 
@@ -42,6 +45,11 @@ class Page(Struct, frozen=True):
 
     messages: tuple[StoredMessage, ...]
     next: int | None
+
+
+def list_messages(steps: Sequence[Step]) -> tuple[StoredMessage, ...]:
+    """List all messages of a log, or of a part of it; of what was taken back, as far as the part tells."""
+    return _marked(_pick(steps, ANY, None), steps)
 
 
 def find_page(steps: Sequence[Step], wanted: Wanted) -> Page | None:
@@ -130,7 +138,7 @@ def _marked(found: Iterable[StoredMessage], steps: Sequence[Step]) -> tuple[Stor
     )
 
 
-def _pick(steps: Iterable[Step], wanted: Wanted, count: int) -> list[StoredMessage]:
+def _pick(steps: Iterable[Step], wanted: Wanted, count: int | None) -> list[StoredMessage]:
     found = (
         StoredMessage(step.n, added.run, step.at, added.message)
         for step in steps

@@ -27,6 +27,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     topic: str | None = None
     state: SessionState | None = None
     text: str | None = None
+    cwd: str | None = None
 
     def matches(self, meta: SessionMeta) -> bool:
         """Tell whether a session is wanted, if its state is."""
@@ -34,6 +35,7 @@ class Filter(Struct, frozen=True, kw_only=True):
             self.agent in (None, meta.agent)
             and self.sender in (None, meta.sender)
             and self.topic in (None, meta.topic)
+            and self.cwd in (None, meta.cwd)
             and (not self.text or self._is_named(meta, self.text.casefold()))
         )
 

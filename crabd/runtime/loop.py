@@ -6,7 +6,7 @@ A cancel takes effect at the next checkpoint; whatever happens, the run is close
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -53,11 +53,10 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Equipment(Struct, frozen=True):
-    """What a run works with, fixed when it starts; the tools are those its agent may use."""
+    """What a run works with, fixed when it starts."""
 
     agent: Agent
     choice: ModelChoice
-    tools: Mapping[str, Tool]
     allowance: Allowance
 
 
@@ -76,6 +75,7 @@ class Driver:
         run: Run,
         ticket: Ticket,
         equip: Callable[[], Equipment],
+        find_tools: Callable[[], Awaitable[Mapping[str, Tool]]],
         trust: Trust,
         guards: Guards,
         rulebook: Rulebook,
@@ -87,6 +87,7 @@ class Driver:
         self._run = run
         self._ticket = ticket
         self._equip = equip
+        self._find_tools = find_tools
         self._trust = trust
         self._guards = guards
         self._rulebook = rulebook
@@ -117,7 +118,6 @@ class Driver:
             # Once, so that all requests of a run begin alike.
             self._session.project = await self._trust.read(self._session.meta.cwd)
             self._equipment = self._equip()
-            self._gate = self._open_gate(self._equipment)
             run.max_rounds = self._equipment.agent.options.max_rounds
             with self._job.scope, self._clock.limit(self._equipment.allowance.seconds_left) as clock:
                 await self._advance()
@@ -140,7 +140,8 @@ class Driver:
                 await self._take_back()
             self._settle()
 
-    def _open_gate(self, equipment: Equipment) -> Gate:
+    async def _open_gate(self, equipment: Equipment) -> Gate:
+        """Open the gate to the tools that there are, some of which may have to be started first."""
         return Gate(
             self._session,
             self._run,
@@ -148,7 +149,7 @@ class Driver:
             self._guards,
             self._clock,
             rulebook=self._rulebook,
-            tools=equipment.tools,
+            tools=await self._find_tools(),
             allowed=self._ticket.allowed,
         )
 
@@ -240,7 +241,9 @@ class Driver:
         equipment = self._equipment
         assert equipment is not None, "a run that is going has been equipped"
         if self._context is None:
+            # Once the message is durable: nobody waits for its answer to know that.
             self._context = await self._ask_hooks()
+            self._gate = await self._open_gate(equipment)
         if self._run.guest:
             # The history is made to fit the model that it belongs to.
             await self._ask_once(equipment)

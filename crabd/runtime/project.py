@@ -19,6 +19,7 @@ from crabd.runtime.agents import Agent, parse_agent
 from crabd.runtime.hooks import Hook, HookFile, name_of
 from crabd.runtime.instructions import NAMES, Found, compose
 from crabd.runtime.permissions.rules import Rule, read_rules
+from crabd.tools.servers import ServerFile, ToolServer
 
 FOLDER = ".crab"
 # What counts in it, by its first name there: single files, and folders with all below.
@@ -33,7 +34,8 @@ ABOUT_LENGTH = 1000
 
 
 class Project(Struct, frozen=True):
-    """What counts of a directory: ``instructions`` for the model, hooks, agents, and permission ``rules``.
+    """What counts of a directory: ``instructions`` for the model, hooks, agents, permission ``rules``, and
+    ``servers`` of tools by name.
 
     ``untrusted`` is what does not; ``problems`` are trusted files that cannot be taken, a sentence each.
     """
@@ -42,6 +44,7 @@ class Project(Struct, frozen=True):
     hooks: tuple[Hook, ...] = ()
     agents: dict[str, Agent] = {}
     rules: tuple[Rule, ...] = ()
+    servers: dict[str, ToolServer] = {}
     untrusted: tuple[ProjectFile, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -88,11 +91,13 @@ def compose_project(own: Iterable[Found], found: Iterable[Found], trusted: Mappi
     has_all_hooks = len(known("hooks")) == len(by_kind.get("hooks", ()))
     hooks = _read_hooks(known("hooks"), problems) if has_all_hooks else ()
     rules = _read_rules(known("permissions"), problems)
+    servers = _read_servers(known("mcp"), problems)
     return Project(
         instructions=compose(own, by_kind.get("instructions", ()), trusted).text,
         hooks=hooks,
         agents=agents,
         rules=rules,
+        servers=servers,
         untrusted=tuple(each for each in describe(found, trusted) if each.state != "trusted"),
         problems=tuple(problems),
     )
@@ -140,6 +145,16 @@ def _read_rules(files: Iterable[Found], problems: list[str]) -> tuple[Rule, ...]
             problems.append(problem)
             rules.append(Rule("*", "deny", f"{problem}: mend it, then crabctl trust", "*"))
     return tuple(rules)
+
+
+def _read_servers(files: Iterable[Found], problems: list[str]) -> dict[str, ToolServer]:
+    servers: dict[str, ToolServer] = {}
+    for file in files:
+        try:
+            servers |= msgspec.toml.decode(file.data, type=ServerFile).servers
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            problems.append(f"{file.path}: {exc}")
+    return servers
 
 
 def _read_agents(files: Iterable[Found], problems: list[str]) -> dict[str, Agent]:

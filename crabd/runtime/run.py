@@ -25,6 +25,8 @@ from crabd import events
 from crabd.errors import PROVIDER, BudgetSpent, CrabdError, NoRun, QueueFull
 from crabd.events import AnyEvent, ErrorInfo
 from crabd.messages import (
+    AssistantMessage,
+    Message,
     StopReason,
     ToolCall,
     ToolMessage,
@@ -160,6 +162,20 @@ class Run:
         """The calls of this round that have no result yet."""
         return tuple(call for call in self._calls if call.id not in self._results)
 
+    @property
+    def has_kept_reply(self) -> bool:
+        """The reply is in the log, or there is none yet."""
+        return self._state is not State.REPLYING and not any(
+            isinstance(message, AssistantMessage) for message in self._unsaved_messages()
+        )
+
+    @property
+    def results(self) -> tuple[ToolMessage, ...]:
+        """The results of this round that are not in the log yet, in the order of their calls."""
+        unsaved = [message for message in self._unsaved_messages() if isinstance(message, ToolMessage)]
+        known = [self._results[call.id] for call in self._calls if call.id in self._results]
+        return (*unsaved, *known)
+
     def steer(
         self,
         session: str,
@@ -194,8 +210,8 @@ class Run:
 
     def is_saving(self, steer: str) -> bool:
         """Tell whether a steering has joined and its message is not durable yet."""
-        added = (record.message for record in self._unsaved if isinstance(record, MessageAdded))
-        return any(isinstance(message, UserMessage) and message.steer == steer for message in added)
+        unsaved = self._unsaved_messages()
+        return any(isinstance(message, UserMessage) and message.steer == steer for message in unsaved)
 
     def objection(self, call: ToolCall) -> str | None:
         """Tell why a call of this round is not made; null if it is."""
@@ -324,6 +340,9 @@ class Run:
         seen += self._join_steers()
         self._end(reason, error)
         return seen
+
+    def _unsaved_messages(self) -> list[Message]:
+        return [record.message for record in self._unsaved if isinstance(record, MessageAdded)]
 
     def _keep_partial(self, model: str, call: ModelCalled | None) -> list[AnyEvent]:
         seen = self.reply.close()

@@ -16,10 +16,11 @@ from structlog.typing import FilteringBoundLogger
 
 from crabd import events
 from crabd.errors import BadRequest, NoRun, NotFound, SessionPaused
-from crabd.events import Budget, Confirmation, Mode, Resolution, RuleLists, Snapshot
+from crabd.events import Budget, Confirmation, Counts, Mode, Resolution, RuleLists, Snapshot
 from crabd.messages import StopReason, UserBlock
 from crabd.providers.base import NO_MODEL, Models
 from crabd.runtime.agents import Agents
+from crabd.runtime.attaching import Attachments
 from crabd.runtime.broker import Broker
 from crabd.runtime.confirmations import Verdict
 from crabd.runtime.deeds import Deeds
@@ -31,6 +32,8 @@ from crabd.runtime.hooking import CommandHooks, cannot_run
 from crabd.runtime.intake import take_steer
 from crabd.runtime.loop import Driver
 from crabd.runtime.naming import give_title, lacks_title
+from crabd.runtime.overview import Overview
+from crabd.runtime.pace import Subscriber
 from crabd.runtime.partials import Partials
 from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.permissions.rules import Rule, parse_rule
@@ -43,6 +46,7 @@ from crabd.runtime.trust import Trust
 from crabd.runtime.waiting import STOPPED, cancel_waiting, leave_waiting
 from crabd.store.record import Configured
 from crabd.tools.base import Toolmaker
+from crabd.tools.servers import ServerKeeper
 
 # How long cancelled jobs may take to close their logs before the daemon goes on to stop.
 SETTLE_SECONDS = 8.0
@@ -74,6 +78,7 @@ class Runtime:
         rulebook: Rulebook,
         hooks: CommandHooks | None = None,
         files: Files | None = None,
+        servers: ServerKeeper | None = None,
         titles: bool = False,
     ) -> None:
         self.sessions = sessions
@@ -81,13 +86,17 @@ class Runtime:
         self.trust = trust
         self.rulebook = rulebook
         self.titles = titles
+        self.editors = guards.editors
         self.hooks = CommandHooks(cannot_run, sessions.find_loaded, runs) if hooks is None else hooks
+        self.overview = Overview(broker.epoch, sessions.glance, self.count)
+        sessions.on_change = broker.on_news = self.overview.touch
         self.files = files
         self._runs = runs
         self._guards = guards
         self._deeds = Deeds(runs)
         self._partials = Partials(runs)
-        self.equipper = Equipper(sessions, agents, models, toolmaker, rulebook)
+        self.attachments = Attachments(servers)
+        self.equipper = Equipper(sessions, agents, models, toolmaker, rulebook, self.attachments)
         self.edits = Edits(sessions, self.equipper, self._deeds, self.hooks, files, self._release)
         sessions.on_end = self._tell_end
 
@@ -114,6 +123,22 @@ class Runtime:
         """How many sessions have a run or a compaction going."""
         return sum(session.job is not None for session in self.sessions.live())
 
+    def drained(self, subscriber: Subscriber) -> None:
+        """Tell a subscriber what was held for it: its backlog has fallen to ``MERGE_BACKLOG``."""
+        self.broker.drained(subscriber)
+        self.overview.drained(subscriber)
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """Undo all that a subscriber that is gone has subscribed to."""
+        self.broker.forget(subscriber)
+        self.overview.unsubscribe(subscriber)
+
+    def count(self) -> Counts:
+        """Count the sessions by what they do."""
+        live = self.sessions.live()
+        waiting = sum(not session.desk.is_empty for session in live)
+        return Counts(self.sessions.stored, len(live), self.running, waiting)
+
     async def get_or_create(
         self,
         identity: Identity,
@@ -122,6 +147,7 @@ class Runtime:
         description: str | None,
         cwd: str | None,
         request_key: str | None = None,
+        is_fresh: bool = False,
     ) -> tuple[Session, bool]:
         """Find or make an identity's session, as ``Sessions`` does, for an agent that exists.
 
@@ -133,7 +159,12 @@ class Runtime:
         if identity.agent not in self.agents.by_name:
             self.agents.get(identity.agent, (await self.trust.read(cwd)).agents)
         return await self.sessions.get_or_create(
-            identity, topic=topic, description=description, cwd=cwd, request_key=request_key
+            identity,
+            topic=topic,
+            description=description,
+            cwd=cwd,
+            request_key=request_key,
+            is_fresh=is_fresh,
         )
 
     async def delete(self, session: str, request_key: str | None = None) -> None:
@@ -343,6 +374,7 @@ class Runtime:
                 await job.settled.wait()
             for session in self.sessions.live():
                 await leave_waiting(session)
+        self.attachments.stop(self.sessions.live())
         begun = [session for session in self.sessions.live() if session.has_begun]
         await self.sessions.aclose()
         with trio.move_on_after(FAREWELL_SECONDS):
@@ -351,6 +383,7 @@ class Runtime:
                     farewells.start_soon(self.hooks.session_end, session, "stopped")
 
     def _tell_end(self, session: Session, reason: str) -> None:
+        self.attachments.forget(session, reason)
         if session.has_begun and not self.is_stopping:
             self._runs.start_soon(self.hooks.session_end, session, reason)
 
@@ -374,7 +407,8 @@ class Runtime:
             job,
             run,
             ticket,
-            lambda: self.equipper.equip_run(session, run.guest),
+            lambda: self.equipper.equip(session, run.guest),
+            lambda: self.equipper.find_tools(session, run.id, run.guest),
             self.trust,
             self._guards,
             self.rulebook,
@@ -409,6 +443,7 @@ class Runtime:
         session.job = None
         job.settled.set()
         self._start_next(session)
+        self.overview.touch(session.id)
 
 
 def _read_rules(texts: Sequence[str]) -> tuple[Rule, ...]:

@@ -41,6 +41,7 @@ from crabd.store.meta import KEY_AGE, Claim, SessionMeta, tail_of
 from crabd.store.record import Claimed, Cleared, Compacted, Record, Step
 from crabd.tools.base import Toolbox
 from crabd.tools.offers import LeftOut
+from crabd.tools.servers import Servers
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -91,8 +92,10 @@ class Session:
         # Hooks are told of the end of one run after that of the other; nothing else waits for it.
         self.telling = trio.Lock()
         self.desk = Desk(self.id, topic.publish)
-        # Opened with the first run; and what was told last that it is not offered.
+        # Opened with the first run; and what was told last that it is not offered, or not there.
         self.toolbox: Toolbox | None = None
+        self.servers: Servers | None = None
+        self.failed_servers: tuple[events.FailedServer, ...] = ()
         self.left_out: tuple[LeftOut, ...] = ()
         self.waiting: deque[Ticket] = deque()
         self.job: Job | None = None
@@ -215,6 +218,8 @@ class Session:
 
         Never raises ``StoreError``.
         """
+        if self.servers is not None:
+            await self.servers.aclose()
         if self.toolbox is not None:
             await self.toolbox.aclose()
         try:
@@ -354,6 +359,8 @@ class Session:
             reply=run.reply.message("", with_calls=False, partial=True),
             open_calls=run.open_calls,
             steers_waiting=run.steers_waiting,
+            reply_kept=run.has_kept_reply,
+            results=run.results,
         )
 
 

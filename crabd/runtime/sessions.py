@@ -11,11 +11,12 @@ from typing import Literal
 
 import structlog
 import trio
+from msgspec import structs
 from structlog.typing import FilteringBoundLogger
 
 from crabd import events
-from crabd.errors import BadRequest, NotFound, ShuttingDown, StoreError
-from crabd.events import SessionInfo, SessionState, Snapshot
+from crabd.errors import BadRequest, NotFound, RequestKeyReused, ShuttingDown, StoreError
+from crabd.events import SessionGlance, SessionInfo, SessionState, Snapshot
 from crabd.messages import utc_now
 from crabd.runtime.broker import Broker
 from crabd.runtime.claims import Claims
@@ -31,7 +32,7 @@ from crabd.runtime.trust import Trust
 from crabd.runtime.waiting import cancel_waiting
 from crabd.store.base import Hits, Index, Loaded, Query, Store
 from crabd.store.meta import KEY_AGE, SessionMeta
-from crabd.store.record import Step
+from crabd.store.record import Forked, Step
 
 # A person who comes back within this finds the session warm; loading one takes milliseconds anyway.
 IDLE_SECONDS = 15 * 60.0
@@ -63,6 +64,8 @@ class Sessions:
         self.index = index
         # Told of every session that is live no more, at once; it must not block or raise.
         self.on_end: Callable[[Session, str], None] = ignore_end
+        # Told of every session that may not be as it was, at once; it must not block or raise.
+        self.on_change: Callable[[str], None] = ignore_change
         # Called when a session is gone for good, so that what was kept elsewhere for it goes too.
         self.discard: Callable[[str], Awaitable[None]] = discard_nothing
         self.trust = trust
@@ -155,9 +158,11 @@ class Sessions:
         description: str | None,
         cwd: str | None,
         request_key: str | None = None,
+        is_fresh: bool = False,
     ) -> tuple[Session, bool]:
         """Find the identity's active session, else the one it used last, else make one; say if it is new.
 
+        One that ``is_fresh`` is made whatever there is, beside the others, and is the active one then.
         A request that came with the same key before is given the same answer, whatever is active by now.
 
         Raises:
@@ -171,7 +176,7 @@ class Sessions:
             if known is not None:
                 return await self._give_again(identity, *known)
             async with self._router.lock(identity):
-                session = self.find_active(identity, topic) or await self._load_latest(identity, topic)
+                session = None if is_fresh else await self._find_latest(identity, topic)
                 is_new = session is None
                 if session is None:
                     project = await self._read_project(cwd)
@@ -189,7 +194,10 @@ class Sessions:
                 elif request_key is not None:
                     session = await self.load(session.id, request_key)
                     await session.claim(request_key, topic)
+                before = self._router.active(identity)
                 self._router.activate(identity, session.id)
+                for each in {session.id, before or session.id}:
+                    self.on_change(each)
                 return session, is_new
 
     async def close(self, session: str, *, cancel: bool) -> bool:
@@ -230,6 +238,8 @@ class Sessions:
                 await self._unload(found, "deleted")
             if not await store.delete(session, request_key=request_key):
                 raise NotFound("session", session)
+            if found is None:
+                self._broker.topic(session).publish(events.SessionClosed("deleted"))
             await self.discard(session)
             self._broker.drop(session)
 
@@ -255,17 +265,32 @@ class Sessions:
             idle.append(session)
         return sum([await self._let_go(session) for session in idle])
 
-    async def fork(self, session: str, at: int | None) -> tuple[SessionInfo, int]:
+    async def fork(
+        self, session: str, at: int | None, request_key: str | None = None
+    ) -> tuple[SessionInfo, int]:
         """Make a session of what another has up to step ``at``, and tell up to which it is.
 
+        A request that came with the same key before is given the same one.
+
         Raises:
-          NotFound, StoreError; BadRequest: there is no such step.
+          NotFound, RequestKeyReused, StoreError; BadRequest: there is no such step.
         """
+        async with self._turn_of(request_key):
+            known = self._claims.recall_fork(session, request_key) if request_key is not None else None
+            if known is None:
+                return await self._fork(session, at, request_key)
+            made = await self._store_of(known.id).read(known.id)
+            upto = next(step.record.step for step in made if isinstance(step.record, Forked))
+            if at is not None and at < upto:
+                raise RequestKeyReused(request_key or "", "session/fork")
+            return self._describe(known), upto
+
+    async def _fork(self, session: str, at: int | None, request_key: str | None) -> tuple[SessionInfo, int]:
         store, last = self._store_of(session), self.meta(session).steps
         if at is not None and at > last:
             raise BadRequest("$.at", f"step {at} is behind the last one, {last}")
         steps = await store.read(session, upto=at or last)
-        made = await store.restore(fork_log(steps, utc_now()))
+        made = await store.restore(fork_log(steps, utc_now(), request_key))
         return self._describe(made), last_boundary(steps)
 
     def check_room(self, session: Session) -> None:
@@ -294,6 +319,7 @@ class Sessions:
             if self._store.meta(stale.meta.id) != stale.meta or not self._may_go(stale.meta):
                 return False
             await self._store.delete(stale.meta.id)
+            self._broker.topic(stale.meta.id).publish(events.SessionClosed("deleted"))
             await self.discard(stale.meta.id)
             self._broker.drop(stale.meta.id)
             log.info("session_pruned", session=stale.meta.id, limit=stale.limit, bytes=stale.size)
@@ -332,6 +358,24 @@ class Sessions:
         """Tell whoever listens how a live session is by now."""
         session.publish([events.SessionChanged(self.info(session))])
         await session.checkpoint()
+
+    def glance(self, session: str) -> SessionGlance | None:
+        """Describe a session, live or not, with what waits in it; null if there is none."""
+        meta = self._store_of(session).meta(session)
+        if meta is None:
+            return None
+        live = self._live.get(session)
+        return SessionGlance(
+            **structs.asdict(self._describe(meta)),
+            confirmations=len(live.desk.confirmations) if live is not None else 0,
+            questions=len(live.desk.questions) if live is not None else 0,
+        )
+
+    def glances(self, limit: int) -> tuple[SessionGlance, ...]:
+        """Describe those that were used last, and whatever else is live."""
+        newest, _ = self.newest(Filter(), before=None, limit=limit)
+        shown = dict.fromkeys([*(info.id for info in newest), *self._live])
+        return tuple(glance for session in shown if (glance := self.glance(session)) is not None)
 
     def snapshot(self, session: str) -> Snapshot:
         """Draw a session, live or not.
@@ -409,11 +453,13 @@ class Sessions:
             session.topic.forget_past()
             del self._live[session.id]
             self.on_end(session, "unloaded")
+            self.on_change(session.id)
             return True
 
     def _keep_place(self, session: str) -> None:
         meta = self._store_of(session).meta(session)
         self._listing.note(session, meta.updated_at if meta is not None else None)
+        self.on_change(session)
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
@@ -453,6 +499,9 @@ class Sessions:
         if self._router.active(identity) is None:
             self._router.activate(identity, session)
         return found, is_new
+
+    async def _find_latest(self, identity: Identity, topic: str | None) -> Session | None:
+        return self.find_active(identity, topic) or await self._load_latest(identity, topic)
 
     async def _load_latest(self, identity: Identity, topic: str | None) -> Session | None:
         """Load the identity's active session, else the one it used last; null if it has none."""
@@ -523,12 +572,17 @@ class Sessions:
         session.publish([events.SessionClosed(reason)])
         del self._live[session.id]
         self.on_end(session, reason)
+        self.on_change(session.id)
         if session.is_ephemeral and reason == "closed":
             await self._scratch.delete(session.id)
             await self.discard(session.id)
 
 
 def ignore_end(_session: Session, _reason: str) -> None:
+    """Take no note of it."""
+
+
+def ignore_change(_session: str) -> None:
     """Take no note of it."""
 
 

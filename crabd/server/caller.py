@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from crabd.api.daemon import DaemonStatus, Diagnosis, Reloaded, ShutdownStarted
-from crabd.runtime.broker import Subscriber
+from crabd.runtime.pace import Subscriber
 from crabd.runtime.porting import Porting
 from crabd.runtime.retention import Limits
 from crabd.runtime.runtime import Runtime

@@ -18,6 +18,8 @@ from crabd.rpc.methods import InvalidParamsError
 from crabd.rpc.peer import Peer
 from crabd.rpc.reactor import Reactor
 from crabd.runtime.runtime import Runtime
+from crabd.server.acp import dialect
+from crabd.server.acp.link import AcpLink
 from crabd.server.caller import Caller, Control
 from crabd.server.dispatch import answer
 
@@ -25,6 +27,51 @@ from crabd.server.dispatch import answer
 FLUSH_SECONDS = 2.0
 
 log: FilteringBoundLogger = structlog.get_logger()
+
+
+class Client:
+    """One link, and the dialect it speaks: the daemon's own, until it opens with another."""
+
+    def __init__(self, peer: Peer, runtime: Runtime, control: Control) -> None:
+        self._peer = peer
+        self._runtime = runtime
+        self._caller = Caller(runtime, control, peer)
+        self._acp: AcpLink | None = None
+        self._has_opened = False
+
+    def take_request(self, method: str, params: Raw) -> object:
+        """Answer a request, as ``dispatch`` does."""
+        if self._acp is not None:
+            return dialect.answer(self._acp, method, params)
+        if method == "initialize" and not self._has_opened:
+            self._has_opened = True
+            if dialect.speaks_acp(params):
+                return dialect.answer(self._become_acp(), method, params)
+        return answer(self._caller, method, params)
+
+    def take_notification(self, method: str, params: Raw) -> object:
+        """Do what a request without an id asks for."""
+        if self._acp is not None:
+            return dialect.take_notification(self._acp, method, params)
+        return answer(self._caller, method, params)
+
+    def drained(self) -> None:
+        """Note that the client has read most of what it was sent."""
+        if self._acp is not None:
+            self._acp.drained()
+        else:
+            self._runtime.drained(self._peer)
+
+    def forget(self) -> None:
+        """End what ends with the link."""
+        self._runtime.forget(self._peer)
+        if self._acp is not None:
+            self._acp.end()
+
+    def _become_acp(self) -> AcpLink:
+        self._peer.adopt(dialect.MANNERS)
+        self._acp = AcpLink(self._peer, self._runtime)
+        return self._acp
 
 
 class Clients:
@@ -52,19 +99,19 @@ class Clients:
 
     async def _serve(self, sock: socket.socket) -> None:
         def take_request(method: str, params: Raw) -> object:
-            return answer(caller, method, params)
+            return client.take_request(method, params)
 
         def take_notification(method: str, params: Raw) -> None:
-            self._take_notification(caller, method, params)
+            self._take_notification(client, method, params)
 
         peer = Peer(
             sock,
             take_request,
             self._reactor,
             on_notification=take_notification,
-            on_drained=lambda: self._runtime.broker.drained(peer),
+            on_drained=lambda: client.drained(),
         )
-        caller = Caller(self._runtime, self._control, peer)
+        client = Client(peer, self._runtime, self._control)
         self._peers.add(peer)
         try:
             await peer.serve()
@@ -73,12 +120,12 @@ class Clients:
             log.exception("client_failed")
         finally:
             self._peers.discard(peer)
-            self._runtime.broker.forget(peer)
+            client.forget()
 
-    def _take_notification(self, caller: Caller, method: str, params: Raw) -> None:
+    def _take_notification(self, client: Client, method: str, params: Raw) -> None:
         """Do what a request without an id asks for. Nobody waits for how it ends, so only the log is told."""
         try:
-            outcome = answer(caller, method, params)
+            outcome = client.take_notification(method, params)
         except (RpcError, InvalidParamsError) as exc:
             log.debug("notification_refused", method=method, problem=str(exc))
             return

@@ -15,14 +15,16 @@ class FolderCheckpoints(Checkpoints):
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    async def keep(self, session: str, path: str) -> FileState:
-        digest = await self.look(path)
-        if digest is None:
+    async def keep(self, session: str, path: str, content: bytes | None = None) -> FileState:
+        place = Path(path)
+        if content is None and not place.exists():
             return FileState(None)
+        content = place.read_bytes() if content is None else content
+        digest = sha256(content).hexdigest()
         kept = self.root / session / digest
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, kept)
-        return FileState(digest, Path(path).stat().st_mode & 0o777)
+        kept.write_bytes(content)
+        return FileState(digest, place.stat().st_mode & 0o777 if place.exists() else None)
 
     async def look(self, path: str) -> str | None:
         try:

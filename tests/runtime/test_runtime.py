@@ -75,6 +75,9 @@ class Bench:
     def post_at_once(self, bundle: Sequence[bytes]) -> bool:
         return False
 
+    def close(self) -> None:
+        raise AssertionError("nothing was left unread")
+
     async def session(self, sender: str = "user") -> Session:
         session, _ = await self.runtime.get_or_create(
             Identity("crab", sender), topic=None, description=None, cwd=None

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from crabd.errors import QueueFull, RequestKeyReused, StoreError
 from crabd.events import QueuedMessage, RunPicture, SessionUsage, Snapshot, TextStart
-from crabd.messages import AssistantMessage, TextBlock, ToolCall, Usage, user_text, utc_now
+from crabd.messages import AssistantMessage, TextBlock, ToolCall, ToolMessage, Usage, user_text, utc_now
 from crabd.providers.base import Finished, TextChunk, ToolCallChunk
 from crabd.runtime.broker import Broker
 from crabd.runtime.run import CallTools, Run, Save
@@ -263,6 +263,37 @@ async def test_a_snapshot_among_tools_lists_the_calls_without_a_result() -> None
 
     assert picture is not None
     assert picture.open_calls == (ToolCall("b", "y", ""),)
+    assert picture.results == (ToolMessage("a", "x", "done", "ok"),)
+    assert picture.reply_kept
+
+
+async def test_a_snapshot_says_of_a_reply_and_of_results_whether_the_log_has_them() -> None:
+    session = await open_session()
+    run = Run("r1", HELLO)
+    session.job = Job(run)
+    step_to(run, object)
+    for chunk in (TextChunk("look"), ToolCallChunk(0, id="a", name="x"), Finished("tool_calls")):
+        run.receive(chunk)
+
+    seen: list[tuple[bool, int]] = []
+
+    def look() -> None:
+        picture = session.snapshot(is_active=False).run
+        assert picture is not None
+        seen.append((picture.reply_kept, len(picture.results)))
+
+    look()
+    run.reply_finished(CALL)
+    look()
+    step_to(run, CallTools)
+    look()
+    run.tool_finished(ToolCall("a", "x", ""), "done", "ok")
+    look()
+    run.next_action(0.0)
+    run.saved()
+    look()
+
+    assert seen == [(False, 0), (False, 0), (True, 0), (True, 1), (True, 0)]
 
 
 async def test_what_is_saved_joins_the_log_and_what_the_model_sees() -> None:

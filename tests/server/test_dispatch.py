@@ -77,6 +77,9 @@ class Client:
     def post_at_once(self, bundle: Sequence[bytes]) -> bool:
         return False
 
+    def close(self) -> None:
+        raise AssertionError("nothing was left unread")
+
     @property
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
 
-from msgspec import structs
+import msgspec
+from msgspec import Raw, structs
 
 from crabd import __version__
 from crabd.api import daemon as api
-from crabd.api.openrpc import describe_api
 from crabd.api.table import METHODS
 from crabd.rpc.connection import Limits
 from crabd.runtime.agents import Agent
@@ -23,8 +23,16 @@ def initialize(caller: Caller, params: api.Initialize) -> api.ServerInfo:
     return api.ServerInfo("crabd", __version__, api.PROTOCOL, capabilities)
 
 
-def discover(caller: Caller, params: api.NoParams) -> dict[str, Any]:
-    return describe_api(__version__)
+def discover(caller: Caller, params: api.NoParams) -> Raw:
+    return _describe_api()
+
+
+@cache
+def _describe_api() -> Raw:
+    # Imported here, and kept as it is written: it takes long, and few ask.
+    from crabd.api.openrpc import describe_api
+
+    return Raw(msgspec.json.encode(describe_api(__version__)))
 
 
 def ping(caller: Caller, params: api.NoParams) -> api.Pong:

@@ -23,7 +23,7 @@ async def remove_queued(caller: Caller, params: api.Remove) -> api.Removed:
 
 
 async def fork(caller: Caller, params: api.Fork) -> api.Forked:
-    info, at = await caller.runtime.edits.fork(params.session, params.at)
+    info, at = await caller.runtime.edits.fork(params.session, params.at, params.request_key)
     return api.Forked(**structs.asdict(info), at=at)
 
 

@@ -16,9 +16,9 @@ def list_sessions(caller: Caller, params: api.List) -> api.SessionPage:
     wanted = Filter(
         agent=params.agent, sender=params.sender, topic=params.topic, state=params.state, text=params.text
     )
-    before = _read_cursor(params.cursor) if params.cursor is not None else None
+    before = read_cursor(params.cursor) if params.cursor is not None else None
     page, rest = caller.runtime.sessions.newest(wanted, before=before, limit=params.limit)
-    return api.SessionPage(page, _cursor(rest) if rest is not None else None)
+    return api.SessionPage(page, write_cursor(rest) if rest is not None else None)
 
 
 async def search(caller: Caller, params: api.Search) -> api.Hits:
@@ -30,12 +30,18 @@ async def search(caller: Caller, params: api.Search) -> api.Hits:
     return api.Hits(hits, found.cursor, found.indexing, found.waiting)
 
 
-def _cursor(place: Place) -> str:
+def write_cursor(place: Place) -> str:
+    """Write down where a list goes on."""
     at, session = place
     return f"{at.isoformat()}~{session}"
 
 
-def _read_cursor(cursor: str) -> Place:
+def read_cursor(cursor: str) -> Place:
+    """Read where a list goes on.
+
+    Raises:
+      BadRequest: it is none that was given.
+    """
     at, _, session = cursor.partition("~")
     try:
         # One without a time zone would compare with no time of ours.

@@ -8,7 +8,7 @@ import trio
 from msgspec import UNSET, UnsetType, structs
 
 from crabd.api import sessions as api
-from crabd.errors import NoRun, StoreError
+from crabd.errors import NoRun, RequestCancelled, StoreError
 from crabd.events import Budget, RuleLists, SessionInfo, Snapshot
 from crabd.messages import TextBlock, UserBlock
 from crabd.runtime.history import Page, StoredMessage, Wanted, find_page
@@ -149,7 +149,12 @@ async def cancel(caller: Caller, params: api.Cancel) -> api.Cancelled:
 
 async def compact(caller: Caller, params: api.Compact) -> api.CompactResult:
     session = await caller.runtime.sessions.load(params.session, params.request_key)
-    done = await caller.runtime.edits.compact(session, params.instructions, params.request_key)
+    try:
+        done = await caller.runtime.edits.compact(session, params.instructions, params.request_key)
+    except RequestCancelled:
+        # A result, for the error would say that the client itself waits no more: Neovim tells nobody of that.
+        used = session.meta.usage.context_tokens
+        return api.CompactResult("", "", used, used, "cancelled")
     return api.CompactResult(done.archive, done.summary, done.usage_before, done.usage_after)
 
 
