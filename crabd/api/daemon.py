@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from crabd.api.sessions import AbsolutePath, Params
+from crabd.api.sessions import AbsolutePath, Limit, Params
+from crabd.events import Counts, SessionGlance
+from crabd.messages import Time
 
 PROTOCOL = 1
 
 
 class NoParams(Params, frozen=True):
-    pass
+    """Takes no parameters."""
 
 
 class ClientInfo(Params, frozen=True):
+    """The program that calls."""
+
     name: str
     version: str = ""
 
@@ -29,11 +32,15 @@ class Initialize(Params, frozen=True):
 
 
 class Capabilities(Struct, frozen=True):
+    """What this daemon can do."""
+
     methods: tuple[str, ...]
     max_message_bytes: int
 
 
 class ServerInfo(Struct, frozen=True):
+    """Who answers, in which ``protocol``."""
+
     name: str
     version: str
     protocol: int
@@ -41,6 +48,8 @@ class ServerInfo(Struct, frozen=True):
 
 
 class Pong(Struct, frozen=True):
+    """Somebody is there."""
+
     pong: bool
 
 
@@ -86,7 +95,7 @@ class ServerTrouble(Struct, frozen=True, kw_only=True):
     state: Literal["closed", "open", "half_open"]
     failures: int
     problem: str
-    until: datetime | None
+    until: Time | None
 
 
 class DaemonStatus(Struct, frozen=True, kw_only=True):
@@ -113,6 +122,20 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     index: IndexHealth
     sandbox: SandboxHealth
     problems: tuple[str, ...]
+
+
+class Watch(Params, frozen=True):
+    """``limit`` is how many of the last used sessions the picture has; all that are live are in it anyway."""
+
+    limit: Limit = 50
+
+
+class Watched(Struct, frozen=True):
+    """The sessions as they are, those used last first. From then on ``daemon/event`` tells what changes."""
+
+    epoch: str
+    sessions: tuple[SessionGlance, ...]
+    counts: Counts
 
 
 class Reloaded(Struct, frozen=True):
@@ -169,7 +192,7 @@ class PrunedSession(Struct, frozen=True):
     session: str
     title: str
     topic: str | None
-    updated_at: datetime
+    updated_at: Time
     bytes: int
     limit: Literal["keep_days", "max_bytes"]
 
@@ -190,6 +213,8 @@ class Shutdown(Params, frozen=True):
 
 
 class ShutdownStarted(Struct, frozen=True):
+    """It stops from now on; ``runs`` are going and may end first."""
+
     pid: int
     runs: int
 
@@ -216,6 +241,8 @@ class AgentInfo(Struct, frozen=True, kw_only=True):
 
 
 class AgentList(Struct, frozen=True):
+    """The agents; ``problems`` name the files that could not be read."""
+
     agents: tuple[AgentInfo, ...]
     problems: tuple[str, ...]
 

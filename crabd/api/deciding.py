@@ -66,6 +66,8 @@ class AnswerQuestion(OfSession, frozen=True):
 
 
 class Answered(Struct, frozen=True):
+    """What was answered to which ``call``; ``answers`` are null if there will be none."""
+
     id: str
     call: str
     answers: tuple[str, ...] | None
@@ -85,4 +87,6 @@ class ToolInfo(Struct, frozen=True, kw_only=True):
 
 
 class ToolList(Struct, frozen=True):
+    """The tools, those of all agents or of one session."""
+
     tools: tuple[ToolInfo, ...]

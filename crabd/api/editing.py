@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from crabd.api.sessions import OfSession
+from crabd.api.sessions import OfSession, RequestKey
 from crabd.events import QueuedMessage, SessionInfo
 
 StepNumber = Annotated[int, Meta(ge=1)]
@@ -26,16 +26,20 @@ class Remove(OfSession, frozen=True):
 
 
 class Removed(Struct, frozen=True):
+    """``removed`` is the run that the message will not have."""
+
     removed: str
 
 
 class Fork(OfSession, frozen=True):
     """``at`` is the last step to copy; between rounds, so it may be an earlier one that is.
 
-    Without it all that is complete is copied. The copy has no topic, and has used nothing.
+    Without it all that is complete is copied. The copy has no topic, and has used nothing. Repeated with its
+    key it gets the same copy, as it is by now.
     """
 
     at: StepNumber | None = None
+    request_key: RequestKey | None = None
 
 
 class Forked(SessionInfo, frozen=True, kw_only=True):

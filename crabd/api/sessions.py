@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -17,19 +16,13 @@ from crabd.events import (
     SessionUsage,
     Snapshot,
 )
-from crabd.messages import SESSION_ID_PATTERN, Message, StopReason, Usage, UserBlock
+from crabd.messages import SESSION_ID_PATTERN, Message, StopReason, Time, Usage, UserBlock
 
 SessionId: TypeAlias = Annotated[
     str, Meta(pattern=SESSION_ID_PATTERN, max_length=128, examples=["crab_user_1"])
 ]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
-KEY_DESCRIPTION = (
-    "The client's own name for this request. When it is sent again with the same key, after a lost answer, "
-    "a reconnect or a restart of the daemon, it is answered again and not done again. A key belongs to one "
-    "request, the same method with the same content; another one with it is refused as a conflict. Keys are "
-    "known for 24 hours, the newest 256 of a session."
-)
-RequestKey: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128, description=KEY_DESCRIPTION)]
+RequestKey: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 Content: TypeAlias = Text | Annotated[tuple[UserBlock, ...], Meta(min_length=1)]
 AbsolutePath: TypeAlias = Annotated[str, Meta(pattern="^/", max_length=4096)]
@@ -42,6 +35,8 @@ class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class OfSession(Params, frozen=True):
+    """Names the session."""
+
     session: SessionId
 
 
@@ -63,6 +58,8 @@ class GetOrCreate(Params, frozen=True):
 
 
 class GotOrCreated(SessionInfo, frozen=True, kw_only=True):
+    """The session, and whether it is a new one."""
+
     created: bool
 
 
@@ -128,6 +125,8 @@ class Cancel(OfSession, frozen=True):
 
 
 class Cancelled(Struct, frozen=True):
+    """How the run ended; ``run`` is null if it was a compaction."""
+
     run: str | None
     stop_reason: StopReason
 
@@ -144,19 +143,27 @@ class Compact(OfSession, frozen=True):
 
 
 class CompactResult(Struct, frozen=True):
-    """``usage_*`` are tokens of context; after is an estimate until the next model call."""
+    """``usage_*`` are tokens of context; after is an estimate until the next model call.
+
+    One that was ``cancelled`` has changed nothing: there is no archive, and no summary.
+    """
 
     archive: str
     summary: str
     usage_before: int
     usage_after: int
+    stop_reason: Literal["end_turn", "cancelled"] = "end_turn"
 
 
 class Close(OfSession, frozen=True):
+    """Refused while a run is going, unless it is to ``cancel`` that."""
+
     cancel: bool = False
 
 
 class Closed(Struct, frozen=True):
+    """Says that it is unloaded."""
+
     closed: bool
 
 
@@ -170,6 +177,8 @@ class Delete(OfSession, frozen=True):
 
 
 class Deleted(Struct, frozen=True):
+    """Says that it is gone."""
+
     deleted: bool
 
 
@@ -219,7 +228,7 @@ class Hit(Struct, frozen=True, kw_only=True):
     title: str
     step: int
     role: Literal["user", "assistant", "tool", "summary", "title"]
-    at: datetime
+    at: Time
     snippet: tuple[str, ...]
     score: float
     matches: int
@@ -250,7 +259,7 @@ class HistoryEntry(Struct, frozen=True, omit_defaults=True):
 
     step: int
     run: str
-    at: datetime
+    at: Time
     message: Message
     rewound: bool = False
 
@@ -263,7 +272,10 @@ class HistoryPage(Struct, frozen=True):
 
 
 class Subscribe(Params, frozen=True):
-    """One session, or ``all``. With ``after`` and its ``epoch`` what was missed is sent again first."""
+    """One session, or ``all``. With ``after`` and its ``epoch`` what was missed is sent again first.
+
+    An ``after`` without its ``epoch`` is taken to be of this life of the daemon.
+    """
 
     session: SessionId | None = None
     all: bool = False
@@ -274,6 +286,8 @@ class Subscribe(Params, frozen=True):
 class Subscribed(Struct, frozen=True):
     """The picture as of ``seq``. ``replay`` is ``partial`` when something before ``seq`` was missed for good.
 
+    Right behind it comes what waits for a person, told once more as it was told, with the ``seq`` it had:
+    ``confirmation_requested`` and ``question_asked``. Then, with ``after``, comes what was missed.
     With ``all`` there is a list of the live sessions in place of the picture, and ``seq`` is 0.
     """
 
@@ -285,11 +299,15 @@ class Subscribed(Struct, frozen=True):
 
 
 class Unsubscribe(Params, frozen=True):
+    """One session, or ``all``: as it was subscribed."""
+
     session: SessionId | None = None
     all: bool = False
 
 
 class Unsubscribed(Struct, frozen=True):
+    """Says that no more events come."""
+
     unsubscribed: bool
 
 

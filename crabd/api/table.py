@@ -7,6 +7,7 @@ from typing import Any
 from crabd.api import daemon as d
 from crabd.api import deciding as c
 from crabd.api import editing as e
+from crabd.api import mcp as m
 from crabd.api import permissions as r
 from crabd.api import porting as p
 from crabd.api import sessions as s
@@ -15,6 +16,7 @@ from crabd.events import SessionInfo, Snapshot
 from crabd.rpc.methods import Method, MethodTable
 
 EVENT_NOTIFICATION = "session/event"
+CHANGES_NOTIFICATION = "daemon/event"
 
 METHODS = MethodTable(
     [
@@ -51,6 +53,8 @@ METHODS = MethodTable(
         Method("question/list", c.OfOneOrAll, c.Questions, "List the questions that wait for a person."),
         Method("question/reply", c.AnswerQuestion, c.Answered, "Answer the questions of a call, or decline to."),
         Method("tool/list", c.OfOneOrAll, c.ToolList, "List the tools that there are, or those of a session."),
+        Method("mcp/list", c.OfOneOrAll, m.McpServers, "List the servers of tools, of a session or of all, and how they are."),
+        Method("mcp/reconnect", m.McpReconnect, m.McpServers, "Start a server of tools anew; answers when it is ready or has failed."),
         Method("trust/list", t.TrustList, t.TrustFiles, "List the files of a directory that agents may heed, or all that are trusted."),
         Method("trust/add", t.TrustAdd, t.TrustFiles, "Trust files of directories as they were shown."),
         Method("trust/remove", t.TrustRemove, t.TrustFiles, "Trust the files in a directory no more."),
@@ -60,6 +64,8 @@ METHODS = MethodTable(
         Method("model/list", d.NoParams, d.ModelList, "List the models that the configured servers have."),
         Method("daemon/ping", d.NoParams, d.Pong, "Ask whether anybody is there."),
         Method("daemon/status", d.NoParams, d.DaemonStatus, "Tell how the daemon is."),
+        Method("daemon/subscribe", d.Watch, d.Watched, "Get all sessions at a glance and, from then on, what changes."),
+        Method("daemon/unsubscribe", d.NoParams, s.Unsubscribed, "Stop being told what changes."),
         Method("daemon/reload", d.NoParams, d.Reloaded, "Read configuration and agents again; nothing running is touched."),
         Method("daemon/doctor", d.Doctor, d.Diagnosis, "Check the store, the socket and the configuration; repair on request."),
         Method("daemon/prune", d.Prune, d.Pruned, "Remove stored sessions that are over a limit of the configuration."),

@@ -36,4 +36,6 @@ class TrustRemove(Params, frozen=True):
 
 
 class TrustFiles(Struct, frozen=True):
+    """Files that directories bring along."""
+
     files: tuple[ProjectFile, ...]
