@@ -131,6 +131,11 @@ class Link:
                 return True
         return False
 
+    @property
+    def socket(self) -> socket:
+        """The socket itself, for whoever speaks another protocol over it and nothing else here any more."""
+        return self._sock
+
     def wait_forever(self) -> None:
         """Let the answers take as long as a run takes."""
         self._sock.settimeout(None)

@@ -99,6 +99,9 @@ class Screen:
             case "project_untrusted":
                 files = ", ".join(f"{file['path']} ({file['kind']})" for file in event["files"])
                 self.note(f"left out until crabctl trust DIR: {files}")
+            case "servers_failed":
+                for server in event["servers"]:
+                    self.note(f"without the tools of {server['name']}: {server['problem']}")
             case "retrying":
                 again = event["model"] or f"again in {duration(event['seconds'])}"
                 self.note(f"no answer: {event['problem']}: asking {again}")

@@ -53,6 +53,7 @@ OPTIONS = {
     "force": Option("", "", "with --files: also those that somebody else has changed meanwhile"),
     "forget": Option("", "", "trust it no more"),
     "at": Option("", "STEP", "up to this step: crabctl log shows their numbers"),
+    "reconnect": Option("", "SERVER", "start this server anew"),
     "remove": Option("", "RUN", "take the message of this run out"),
     "all": Option("", "", "all of them"),
     "by": Option("", "agent|day|model", "share it out: by agent, day or model"),
@@ -63,6 +64,7 @@ OPTIONS = {
     "dry-run": Option("", "", "tell what would be done, and do nothing"),
     "again": Option("", "", "also what was imported before, as one more session"),
     "grace": Option("", "SECONDS", "how long runs may go on (default: as configured)"),
+    "types": Option("", "LANGUAGE", "types in place of the document: typescript or lua"),
     "json": Option("", "", "print JSON: one text, or one event a line where it streams"),
     "socket": Option(
         "", "PATH", "the daemon's socket (default: $CRABD_SOCKET, else the runtime directory's)"
@@ -172,6 +174,23 @@ Shows, file by file, what is different from before the session's tools first cha
 it since. It is for reading: long lines and long files are cut, and of line endings nothing is shown. What
 commands have changed is not known. crabctl rewind --files makes files what they were."""
 
+MCP_DETAILS = """\
+Servers that speak MCP give agents more tools; a tool's name is mcp__SERVER__TOOL, which is how rules and
+agent files speak of it. Those of every session are in config.toml, those of a project in its .crab/mcp.toml
+(as [servers.NAME]) once you trust that, and an editor may give a session its own:
+
+  [mcp.servers.time]
+  command = "uvx"
+  args = ["mcp-server-time"]
+
+  [mcp.servers.tickets]
+  url = "https://example.org/mcp"
+  headers = { Authorization = "Bearer …" }
+
+They run confined as commands do, without network and in the session's directory alone. One that needs more
+is named in unconfined = ["time"] of [mcp]. A session's servers start with its first run; one that died is
+started again when it is needed. Without ID: those of the configuration, and of all live sessions."""
+
 TRUST_DETAILS = """\
 An agent is told what AGENTS.md and CRAB.md say: those beside config.toml, then those from the root down to
 the directory it works in. What lies in the nearest .crab counts as well: hooks.toml and hooks/, agents/*.md,
@@ -278,10 +297,28 @@ units and the daemon are, and what to do about it.
 Exit code: 3 without a manager to ask, 5 if a unit was changed, 1 if runs are going in a crabd that has to
 make way."""
 
+ACP_DETAILS = """\
+For editors, which start it as their agent and speak the Agent Client Protocol over its stdin and stdout:
+Zed, JetBrains, Neovim, Emacs and others. For Zed, in settings.json:
+
+  "agent_servers": {"crabd": {"type": "custom", "command": "crabctl", "args": ["acp"], "env": {}}}
+
+The sessions are those of crabctl ls: they outlive the editor, and crabctl attach watches them meanwhile.
+
+Exit code: 0 when the editor has ended; 3 when crabd has."""
+
 CALL_DETAILS = """\
 JSON is the parameters, "-" reads them from stdin. crabctl call rpc.discover lists the methods.
 
   crabctl call session/get '{"session": "crab_user_1"}'"""
+
+
+SCHEMA_DETAILS = """\
+Prints the OpenRPC document of the daemon that runs: its methods with their parameters, results, errors and
+examples, and its events. --types prints what an editor checks a plugin by, made of this document:
+
+  crabctl schema --types typescript > crabd.ts
+  crabctl schema --types lua > crabd.lua"""
 
 
 def _of_session(target: str, words: str, summary: str, options: str = "", details: str = WHICH) -> Command:
@@ -346,6 +383,10 @@ COMMANDS = {
     "tools": Command(
         "registry:tools", "[ID]", "list the tools that agents, or a session's agent, may use", "session"
     ),
+    "mcp": Command(
+        "registry:mcp", "[ID]", "list the servers of tools, and how they are", "session reconnect",
+        MCP_DETAILS,
+    ),
     "models": Command("registry:models", "", "list the models"),
     "status": Command("daemon:status", "", "tell how the daemon is"),
     "start": Command("daemon:start", "", "start the daemon"),
@@ -357,5 +398,7 @@ COMMANDS = {
     "service": Command(
         "service:service", "install|uninstall|status", "have systemd start crabd", "yes", SERVICE_DETAILS
     ),
+    "acp": Command("acp:acp", "", "be the agent of an editor that speaks ACP", "", ACP_DETAILS),
+    "schema": Command("schema:schema", "", "tell what can be asked, for plugins", "types", SCHEMA_DETAILS),
     "call": Command("registry:call", "METHOD [JSON]", "call any method", "", CALL_DETAILS),
 }  # fmt: skip

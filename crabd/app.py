@@ -24,13 +24,15 @@ from structlog.typing import FilteringBoundLogger
 
 from crabd import __version__
 from crabd.api import daemon as api
-from crabd.api.table import EVENT_NOTIFICATION
+from crabd.api.table import CHANGES_NOTIFICATION, EVENT_NOTIFICATION
 from crabd.config import Places, Settings, StoreName, read_settings
 from crabd.doctor import diagnose
 from crabd.errors import ConfigError, StoreError
 from crabd.kernel import bury_orphans
 from crabd.log import configure_logging
 from crabd.masking import Masker, secrets_of
+from crabd.mcp.connecting import Connector
+from crabd.mcp.servers import ToolServers
 from crabd.messages import utc_now
 from crabd.providers.circuit import Trouble
 from crabd.providers.registry import Registry
@@ -43,6 +45,7 @@ from crabd.runtime.files import Files
 from crabd.runtime.guards import Guards
 from crabd.runtime.hooking import CommandHooks
 from crabd.runtime.loop import shielded
+from crabd.runtime.overview import Overview
 from crabd.runtime.permissions.rulebook import Rulebook
 from crabd.runtime.porting import Porting
 from crabd.runtime.retention import Limits
@@ -66,7 +69,7 @@ from crabd.tools.files.checkpoints import Checkpoints
 from crabd.tools.files.searching import Searcher
 from crabd.tools.settings import SandboxSettings
 from crabd.tools.shell.choosing import choose_sandbox
-from crabd.tools.shell.process import run_command
+from crabd.tools.shell.process import open_command, run_command
 from crabd.tools.shell.sandbox import Sandbox, Walls
 
 if TYPE_CHECKING:
@@ -74,6 +77,8 @@ if TYPE_CHECKING:
 
 # How much of what changed a start after a kill looks into anew.
 CATALOGUE_SECONDS = 600.0
+# How often it is told what has changed at a glance: for an eye that is often enough.
+CHANGES_SECONDS = 0.1
 # Limits on what is kept are in days, so an hour more or less is all the same.
 PRUNE_SECONDS = 3600.0
 # How long the store and the connections to models may take to close when the daemon stops.
@@ -86,6 +91,7 @@ AT_START = ("store", "sandbox", "web")
 STORES: dict[StoreName, Callable[[Path], DiskStore]] = {"journal": JournalStore, "stepfiles": StepStore}
 # What goes round every event, which is the same each time.
 BEFORE_EVENT, AFTER_EVENT = encode_notification(EVENT_NOTIFICATION, Raw(b"{}")).split(b"{}")
+BEFORE_CHANGES, AFTER_CHANGES = encode_notification(CHANGES_NOTIFICATION, Raw(b"{}")).split(b"{}")
 NO_INDEX = api.IndexHealth("off", 0, "this Python has no SQLite: install one that has")
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -110,7 +116,7 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
         open_models(settings, masker) as models,
     ):
         reactor = Reactor()
-        broker = Broker(secrets.token_hex(8), wrap_event, Bundle, reactor.flush_soon)
+        broker = Broker(secrets.token_hex(8), wrap_event, Bundle, reactor.gather)
         # Numbers by the clock, so that no ephemeral session ever has the id of an earlier one.
         scratch = InMemoryStore(first_number=time.time_ns() // 1_000_000)
         index = make_index(places, store)
@@ -132,6 +138,8 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
 
             sessions.discard = discard
             leftovers = await trio.to_thread.run_sync(find_leftovers, places, store)
+            connector = Connector(open_command, sandbox, places.state / "mcp", masker)
+            servers = ToolServers(runs, connector, settings.mcp)
             runtime = Runtime(
                 runs=runs,
                 sessions=sessions,
@@ -146,16 +154,20 @@ async def serve(places: Places, manager: ServiceManager, ready_fd: int | None) -
                 rulebook=rulebook,
                 hooks=hooks,
                 files=files,
+                servers=servers,
                 titles=settings.titles,
             )
             porting = Porting(store, scratch, read_sources, write_page)
-            daemon = Daemon(places, settings, runtime, store, models, manager, porting, masker, sandbox)
+            daemon = Daemon(
+                places, settings, runtime, store, models, manager, porting, masker, sandbox, servers
+            )
             # From READY on a signal means an orderly stop, so somebody listens before that is said.
             await runs.start(daemon.watch_signals)
             runs.start_soon(reactor.run)
             runs.start_soon(bury_orphans)
             runs.start_soon(daemon.feed_watchdog)
             runs.start_soon(sessions.tidy_up)
+            runs.start_soon(tell_changes, runtime.overview)
             runs.start_soon(keep_catalogue, store)
             runs.start_soon(discard_leftovers, leftovers, store, discard)
             runs.start_soon(daemon.keep_within_limits)
@@ -197,6 +209,18 @@ def make_index(places: Places, store: Store) -> StoreIndex | None:
     except ImportError:
         return None
     return StoreIndex(places.state / "index", store)
+
+
+async def tell_changes(overview: Overview) -> None:
+    """Tell what has changed in sessions, at once and then not again for a while; runs until cancelled."""
+    overview.wrap = wrap_changes
+    while True:
+        news = trio.Event()
+        overview.on_news = news.set
+        if not overview.has_news:
+            await news.wait()
+        overview.tell()
+        await trio.sleep(CHANGES_SECONDS)
 
 
 async def keep_catalogue(store: Store) -> None:
@@ -301,6 +325,11 @@ def wrap_event(event: bytes) -> bytes:
     return BEFORE_EVENT + event + AFTER_EVENT
 
 
+def wrap_changes(changes: bytes) -> bytes:
+    """Make the notification of encoded changes."""
+    return BEFORE_CHANGES + changes + AFTER_CHANGES
+
+
 def say_ready(manager: ServiceManager, ready_fd: int | None, recovered: int) -> None:
     """Tell whoever started us that clients are served from now on."""
     manager.notify("READY=1", "STATUS=serving")
@@ -324,6 +353,7 @@ class Daemon(Control):
         porting: Porting,
         masker: Masker,
         sandbox: Sandbox,
+        servers: ToolServers,
     ) -> None:
         self.porting = porting
         self._places = places
@@ -334,6 +364,7 @@ class Daemon(Control):
         self._manager = manager
         self._masker = masker
         self._sandbox = sandbox
+        self._servers = servers
         self._at_start = settings
         self._started = time.monotonic()
         self._stopping = trio.Event()
@@ -404,6 +435,7 @@ class Daemon(Control):
             self._settings = settings
             self._runtime.titles = settings.titles
             self._runtime.hooks.own = settings.hooks
+            self._servers.settings = settings.mcp
             problems += (
                 f"the new {name} takes effect at the next start: crabctl restart"
                 for name in AT_START

@@ -16,6 +16,7 @@ from crabd.events import Decision, Mode, RuleLists
 from crabd.providers.facts import ModelFacts
 from crabd.providers.settings import ProviderSettings
 from crabd.runtime.hooks import Hook
+from crabd.tools.servers import ServerSettings
 from crabd.tools.settings import SandboxMode, SandboxSettings
 
 # systemd's default patience is 90 s and a person's is less; a model's answer mostly takes fewer than ten.
@@ -57,7 +58,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     ``models`` is what is known of models, by ``provider/model``; it comes before what crabd knows itself.
     ``store`` is read at the start alone. With ``titles`` the model names sessions that have no title.
-    ``hooks`` are run in the order in which they stand.
+    ``hooks`` are run in the order in which they stand. ``mcp`` are servers of tools.
     """
 
     store: StoreName = "journal"
@@ -71,6 +72,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     titles: bool = True
     hooks: tuple[Hook, ...] = ()
     web: Web = Web()
+    mcp: ServerSettings = ServerSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -7,9 +7,9 @@ spells them or where they are kept.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 # The grammar of a session id. The look-ahead refuses a final newline, which ``$`` alone lets through, in
 # Python's dialect of regular expressions and in JSON Schema's alike.
@@ -19,9 +19,13 @@ StopReason: TypeAlias = Literal[
     "end_turn", "max_rounds", "max_tokens", "budget", "cancelled", "refused", "error", "interrupted"
 ]
 ToolStatus: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
+# RFC 3339, in UTC: what ``utc_now`` reads.
+Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
 
 class TextBlock(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag="text"):
+    """Text, as a person or a model wrote it."""
+
     text: str
 
 

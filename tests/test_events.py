@@ -12,10 +12,11 @@ from crabd.messages import AssistantMessage, TextBlock, Usage, utc_now
 
 TYPES = """
     run_started text_start text_delta text_end thinking_start thinking_delta thinking_end
-    tool_call tool_output tool_result steered queued compacted compaction_failed title_changed usage
+    tool_call tool_started tool_output tool_result steered queued compacted compaction_failed title_changed
+    usage
     results_shortened project_untrusted retrying budget_spent persistence_failed run_ended session_changed
     session_closed lagged confirmation_requested confirmation_resolved question_asked question_answered
-    plan_changed
+    plan_changed servers_failed
 """
 
 

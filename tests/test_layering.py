@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from subprocess import run
+from subprocess import DEVNULL, run
 from typing import Literal
 
 import pytest
@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "crabd.providers.facts",
         "crabd.providers.settings",
         "crabd.runtime.hooks",
+        "crabd.tools.servers",
         "crabd.tools.settings",
     },
     "crabd.doctor": EVERYTHING,
@@ -45,7 +46,16 @@ MAY_IMPORT = {
     "crabd.surroundings": EVERYTHING,
     "crabd.rpc": set[str](),
     "crabd.api": {"crabd.rpc.methods", *WORDS},
-    "crabd.server": {"crabd.api", "crabd.rpc", "crabd.runtime", "crabd.memory", "crabd.mcp", *WORDS},
+    "crabd.server": {
+        "crabd.api",
+        "crabd.rpc",
+        "crabd.runtime",
+        "crabd.memory",
+        "crabd.mcp",
+        "crabd.tools.base",
+        "crabd.tools.servers",
+        *WORDS,
+    },
     "crabd.runtime": {
         "crabd.providers.base",
         "crabd.store.base",
@@ -53,18 +63,22 @@ MAY_IMPORT = {
         "crabd.store.record",
         "crabd.tools.base",
         "crabd.tools.offers",
+        "crabd.tools.servers",
         *WORDS,
     },
     "crabd.providers": WORDS,
     "crabd.tools": {"crabd.memory", *WORDS},
     "crabd.store": WORDS,
     "crabd.memory": WORDS,
-    "crabd.mcp": {"crabd.tools.base", *WORDS},
+    "crabd.mcp": {"crabd.tools.base", "crabd.tools.servers", *WORDS},
     "crabctl": {"crabd.api", "crabd.rpc", *WORDS},
 }
 # These decide and never await; a name that ends in a dot stands for everything below it.
 PURE = (
     "crabd.masking",
+    "crabctl.contract",
+    "crabctl.luacats",
+    "crabctl.typescript",
     "crabd.api.",
     "crabd.providers.answer",
     "crabd.providers.anthropic_answer",
@@ -114,6 +128,14 @@ PURE = (
     "crabd.runtime.permissions.suggestions",
     "crabd.runtime.titles",
     "crabd.runtime.permissions.wrappers",
+    "crabd.server.acp.calls",
+    "crabd.server.acp.content",
+    "crabd.server.acp.options",
+    "crabd.server.acp.params",
+    "crabd.server.acp.replay",
+    "crabd.server.acp.schema",
+    "crabd.server.acp.servers",
+    "crabd.server.acp.updates",
     "crabd.store.doctor.flaws",
     "crabd.store.journal.line",
     "crabd.store.journal.salvage",
@@ -131,6 +153,9 @@ PURE = (
     "crabd.store.stepfiles.line",
     "crabd.store.stepfiles.shapes",
     "crabd.store.stepfiles.takeover",
+    "crabd.mcp.naming",
+    "crabd.mcp.telling",
+    "crabd.tools.servers",
     "crabd.tools.shell.excerpt",
     "crabd.tools.settings",
     "crabd.tools.shell.telling",
@@ -280,8 +305,11 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
         "permissions allow ls",
         "send hi",
         "tools",
+        "schema",
+        "mcp",
         "confirm",
         "answer r1.1 yes",
+        "acp",
     ]
     script = (
         "import sys; from crabctl.__main__ import main\n"
@@ -293,7 +321,12 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
     with small_daemon(tmp_path) as daemon:
         environment = {"CRABD_SOCKET": str(daemon.path), "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
         done = run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE
+            [sys.executable, "-c", script],
+            env=environment,
+            stdin=DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
 
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "")
@@ -307,6 +340,7 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
         "permission/set",
         "question/list",
         "queue/list",
+        "rpc.discover",
         "session/cancel",
         "session/compact",
         "session/diff",
@@ -319,4 +353,5 @@ def test_plain_calls_load_nothing_that_is_slow(tmp_path: Path) -> None:
         "session/search",
         "tool/list",
         "trust/list",
+        "mcp/list",
     }

@@ -73,6 +73,35 @@ def tools(args: Args) -> int:
     return 0
 
 
+def mcp(args: Args) -> int:
+    """List the servers of tools, or start one of a session anew."""
+    session, server = named(args), args.get("reconnect")
+    if server and not session:
+        raise UsageError("--reconnect needs the session's ID: crabctl mcp tells it")
+    with reach(args) as link:
+        if server:
+            found = link.call("mcp/reconnect", {"session": session, "server": server}, limit=None)
+        else:
+            found = link.call("mcp/list", {"session": session} if session else {})
+    if args.has("json"):
+        print(as_json(found))
+        return 0
+    header = ["NAME", "SESSION", "STATE", "TOOLS", "SERVER"]
+    rows = [
+        [each["name"], each["session"] or "all", each["state"], _tools_of(each), each["place"]]
+        for each in found["servers"]
+    ]
+    print(table(header, rows, width=columns(sys.stdout), elastic=4))
+    for each in found["servers"]:
+        if each["problem"]:
+            note(harmless(f"{each['name']}: {each['problem']}"))
+    return 0
+
+
+def _tools_of(server: dict[str, Any]) -> str:
+    return str(len(server["tools"])) if server["state"] == "ready" else ""
+
+
 def _size_and_prices(model: dict[str, Any]) -> list[str]:
     """Write what is known, and say of the rest that it is not."""
     window, prices = model["context_window"], model["prices"]

@@ -9,6 +9,7 @@ from crabctl.arguments import UsageError
 from crabctl.client import RemoteError
 from crabctl.commands.target import find, is_session_id, named, note, reach, request_key
 from crabctl.render import as_json, harmless, number
+from crabctl.screen import CANCELLED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,16 @@ def compact(args: Args) -> int:
     """Replace old history by a summary, and show it."""
     name = named(args, has_text=True)
     instructions = {"instructions": " ".join(args.words)} if args.words else {}
-    return _on(args, name, "session/compact", _compacted, instructions | request_key(args, name))
+    params = instructions | request_key(args, name)
+    with reach(args) as link:
+        session = find(link, args, name)
+        done = link.call("session/compact", {"session": session} | params, limit=None)
+    is_cancelled = done["stop_reason"] == "cancelled"
+    if is_cancelled and not args.has("json"):
+        note("the compaction was cancelled: nothing was changed")
+    else:
+        print(as_json(done) if args.has("json") else harmless(_compacted(session, done)))
+    return CANCELLED if is_cancelled else 0
 
 
 def configure(args: Args) -> int:

@@ -7,7 +7,7 @@ import sys
 from crabctl.commands.target import find, named, note, reach
 from crabctl.conversation import history, written
 from crabctl.follow import Follower
-from crabctl.render import as_json, text_of
+from crabctl.render import as_json
 from crabctl.screen import Screen, ending
 
 TYPE_CHECKING = False
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from crabctl.arguments import Args
     from crabctl.asking import Asker
     from crabctl.client import Link
+
+NOTHING: dict[str, list[object]] = {"content": []}
 
 
 def attach(args: Args) -> int:
@@ -63,9 +65,8 @@ def log_on(args: Args, name: str | None, first: int | None, count: int | None) -
             # What is newer than the picture comes again as events.
             if entry["step"] <= info["steps"]:
                 print(as_json(entry) if is_json else written(entry), flush=True)
-                run = None if _is_in(run, entry) else run
         if run is not None and not is_json:
-            screen.picture(run)
+            screen.picture({**run, "reply": NOTHING} if run.get("reply_kept") else run)
         for event in follower.events():
             _show(screen, event, is_json=is_json)
             if not is_json:
@@ -115,11 +116,3 @@ def _last_reply(link: Link, session: str, screen: Screen) -> int:
         screen.picture({"reply": entry["message"], "open_calls": []})
         screen.end_line()
     return 0
-
-
-def _is_in(run: dict[str, Any] | None, entry: dict[str, Any]) -> bool:
-    """Tell whether the picture's reply is already a message, whose calls are being worked on."""
-    message = entry["message"]
-    if run is None or entry["run"] != run["run"] or message["role"] != "assistant":
-        return False
-    return text_of(message["content"]) == text_of(run["reply"]["content"])

@@ -546,6 +546,24 @@ def test_rm_asks_nothing_about_a_session_that_may_be_gone_by_the_same_command(tm
     assert (with_key, without) == (0, 4)
 
 
+COMPACTED = {"archive": "a", "summary": "s", "usage_before": 2, "usage_after": 1, "stop_reason": "end_turn"}
+
+
+def test_a_compaction_that_somebody_cancels_is_no_success(tmp_path: Path) -> None:
+    cancelled = {
+        "archive": "",
+        "summary": "",
+        "usage_before": 2,
+        "usage_after": 2,
+        "stop_reason": "cancelled",
+    }
+    with small_daemon(tmp_path, session__compact=always(cancelled)) as daemon:
+        done = crabctl("compact", SESSION, env=environment(daemon, tmp_path))
+
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "nothing was changed" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "method"),
     [
@@ -559,7 +577,7 @@ def test_a_command_that_may_be_repeated_has_a_key_and_names_its_session(
 ) -> None:
     handlers: dict[str, Handler] = {
         "session__steer": always({"steer": "r1.s1", "run": "r1", "status": "queued", "position": 1}),
-        "session__compact": always({"archive": "a", "summary": "s", "usage_before": 2, "usage_after": 1}),
+        "session__compact": always(COMPACTED),
         "session__delete": always({"deleted": True}),
     }
     with small_daemon(tmp_path, session__list=one_session, **handlers) as daemon:

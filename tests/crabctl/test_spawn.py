@@ -47,6 +47,15 @@ def test_twenty_callers_at_once_start_one_daemon_and_get_twenty_answers(env: dic
     assert len({json.loads(out)["pid"] for out, _ in answers}) == 1
 
 
+def test_an_editor_that_finds_no_daemon_gets_one_and_its_answers(env: dict[str, str]) -> None:
+    asked = b'{"jsonrpc": "2.0", "id": 1, "method": "daemon/ping"}\n'
+
+    done = crabctl("acp", env=env, text=asked)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["id"] == 1
+
+
 def test_a_conversation_outlives_crabctl_and_the_daemon(env: dict[str, str]) -> None:
     said = crabctl("send", "echo remember me", env=env)
     first = pid_of(env)
