@@ -48,8 +48,7 @@ async def main():
         reader, writer = os.pipe()
         # The shell ends at once; the one it has started lives until the pipe is closed.
         told = await trio.run_process(
-            ["sh", "-c", "setsid cat <&3 >/dev/null & echo $!"], capture_stdout=True, pass_fds=[reader],
-            stdin=subprocess.DEVNULL, preexec_fn=lambda: os.dup2(reader, 3),
+            ["sh", "-c", "exec 3<&0; setsid cat <&3 >/dev/null & echo $!"], capture_stdout=True, stdin=reader,
         )
         orphan = int(told.stdout)
         parent = Path(f"/proc/{orphan}/stat").read_text().split()[3]

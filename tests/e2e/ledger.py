@@ -305,6 +305,8 @@ class Compaction(Fact):
         self._ledger = ledger
 
     def accept(self, answer: Json, now: int) -> None:
+        if answer["stop_reason"] == "cancelled":
+            return
         archives, summary = self._ledger.archives, answer["summary"]
         assert archives.setdefault(answer["archive"], summary) == summary, f"{self._ledger!r}: {answer}"
 

@@ -109,14 +109,17 @@ async def test_the_same_while_the_first_client_dies_and_comes_back(home: Home, d
     again, picture = await watch(daemon, session)
     listed = (await again.call("confirmation/list"))["confirmations"]
     async with trio.open_nursery() as nursery:
+        # It looks at events only, and what was asked before it came is told again.
         nursery.start_soon(allow_all, again)
-        await reply(again, picture["confirmations"][0], "allow")
         ended = await again.event("run_ended")
         nursery.cancel_scope.cancel()
 
     assert picture["info"]["state"] == "waiting"
     assert [item["status"] for item in picture["plan"]] == ["in_progress", "pending"]
     assert picture["confirmations"] == listed == [first]
+    told_again = again.events("confirmation_requested")[0]
+    assert told_again["confirmation"] == first
+    assert told_again["seq"] <= picture["info"]["seq"]
     assert ended["stop_reason"] == "end_turn"
     assert (project / "calc.py").read_text() == CODE.replace("-", "+")
 

@@ -232,6 +232,9 @@ async def test_a_cancel_in_mid_stream_frees_the_only_slot(home: Home, kind: Kind
 async def test_a_session_that_outgrows_the_window_is_compacted_and_goes_on(home: Home) -> None:
     with start_llama(home.directory, *SPOKEN, window=8192) as url:
         configure(home, url, "openai")
+        # What is told of tools would fill this window by itself.
+        (home.config / "agents").mkdir()
+        (home.config / "agents" / "crab.md").write_text("---\ntools: []\n---\nBe brief.\n")
         async with start_daemon(home) as daemon:
             client = await daemon.connect()
             session = (await client.call("session/get_or_create", agent="crab"))["id"]

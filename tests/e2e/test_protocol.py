@@ -43,6 +43,7 @@ VALID: dict[str, object] = {
     "query": "word",
     "rule": "read",
     "run": "r1",
+    "server": "clock",
     "session": "crab_user_1",
 }
 

@@ -246,6 +246,30 @@ async def test_a_session_that_was_found_is_given_again_though_another_is_active(
         assert len(machine.records("crab_user_1", "claimed")) == 1
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_session_is_forked_once(machine_of: Callable[[], Any], way: str) -> None:
+    async with machine_of() as (machine, client):
+        session = await begin(client)
+        await client.call("session/send", session=session, content="first")
+        request = {"session": session, "request_key": "k"}
+
+        answers = await machine.twice(way, client, "session/fork", **request)
+
+        assert {(got["id"], got["forked_from"]) for got in answers} == {("crab_user_2", session)}
+        assert len({got["at"] for got in answers}) == 1
+        client = await machine.daemon.connect()
+        assert len((await client.call("session/list"))["sessions"]) == 2
+        others: list[tuple[str, dict[str, Any]]] = [
+            ("session/get_or_create", {"agent": "crab"}),
+            ("session/fork", {"session": "crab_user_2"}),
+            ("session/fork", {"session": session, "at": 1}),
+        ]
+        for method, params in others:
+            with pytest.raises(WireError) as refused:
+                await client.call(method, **params, request_key="k")
+            assert refused.value.data["method"] == "session/fork"
+
+
 @pytest.mark.parametrize("way", ["same link", "dead link"])
 async def test_an_ephemeral_session_is_made_once(machine_of: Callable[[], Any], way: str) -> None:
     async with machine_of() as (machine, client):
@@ -317,3 +341,34 @@ async def test_a_key_that_comes_with_another_request_is_refused_also_after_a_res
                 client = await machine.start()
 
         assert len(await machine.models.requests()) == 1
+
+
+async def test_what_has_no_key_leaves_the_same_behind_when_it_is_done_twice(
+    machine_of: Callable[[], Any],
+) -> None:
+    async with machine_of() as (machine, client):
+        session = await begin(client)
+        for word in ("first", "second"):
+            await machine.models.script(says(word))
+            await client.call("session/send", session=session, content=word)
+        requests: list[tuple[str, dict[str, Any]]] = [
+            ("session/configure", {"title": "T", "mode": "ask"}),
+            ("session/pause", {}),
+            ("session/resume", {}),
+            # Named by its step it is the same; without one, the second would take back more.
+            ("session/rewind", {"step": 5}),
+            ("session/clear", {}),
+            ("session/close", {}),
+        ]
+
+        seen: list[tuple[list[str], str, str]] = []
+        for method, params in requests:
+            for _ in range(2):
+                await client.call(method, session=session, **params)
+                info = (await client.call("session/get", session=session))["info"]
+                messages = (await client.call("session/history", session=session))["messages"]
+                left = [str(entry["step"]) for entry in messages if not entry.get("rewound")]
+                seen.append((left, info["title"], info["state"]))
+
+    assert seen[::2] == seen[1::2]
+    assert len({str(each) for each in seen}) >= 4

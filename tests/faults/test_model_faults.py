@@ -62,6 +62,9 @@ class Machine:
     def post_at_once(self, bundle: Sequence[bytes]) -> bool:
         return False
 
+    def close(self) -> None:
+        raise AssertionError("nothing was left unread")
+
     def use(self, url: str, deadlines: Deadlines) -> None:
         """Ask this server from now on."""
         self.models.configure({"test": settings_of(url, deadlines)}, "test/m")
