@@ -26,12 +26,10 @@ class Claims:
           NotFound: that session is gone.
           RequestKeyReused: the key came with another request.
         """
-        self._refuse_gone(request_key)
-        found = self._find(request_key)
-        if found is None:
-            self.refuse_reused(request_key)
+        known = self._recall(request_key)
+        if known is None:
             return None
-        meta, claim = found
+        meta, claim = known
         owner = Identity(meta.agent, meta.sender, self._scratch.meta(meta.id) is not None)
         if (owner, claim.topic) != (identity, topic) or _is_fork(meta, claim):
             raise RequestKeyReused(request_key, _method_of(meta, claim))
@@ -44,12 +42,10 @@ class Claims:
           NotFound: that fork is gone.
           RequestKeyReused: the key came with another request.
         """
-        self._refuse_gone(request_key)
-        found = self._find(request_key)
-        if found is None:
-            self.refuse_reused(request_key)
+        known = self._recall(request_key)
+        if known is None:
             return None
-        meta, claim = found
+        meta, claim = known
         if not _is_fork(meta, claim) or meta.forked_from != session:
             raise RequestKeyReused(request_key, _method_of(meta, claim))
         return meta
@@ -71,11 +67,16 @@ class Claims:
         if found is not None:
             raise RequestKeyReused(request_key, _method_of(*found))
 
-    def _refuse_gone(self, request_key: str) -> None:
+    def _recall(self, request_key: str) -> tuple[SessionMeta, Claim] | None:
+        """Find the session that a request was given which had this key; null if none had it."""
         for deletion in self._deletions():
             if request_key in deletion.claims:
                 hint = "this request was given it, and it is gone since; take a new key for a new one"
                 raise NotFound("session", deletion.session, hint=hint)
+        found = self._find(request_key)
+        if found is None:
+            self.refuse_reused(request_key)
+        return found
 
     def _find(self, request_key: str) -> tuple[SessionMeta, Claim] | None:
         now = utc_now()
