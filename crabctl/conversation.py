@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from crabctl.picture import words_for
 from crabctl.render import dim, harmless, local_time
 
 TYPE_CHECKING = False
@@ -53,6 +54,8 @@ def written(entry: dict[str, Any]) -> str:
                 parts.append(harmless(block["text"]))
             case "thinking":
                 parts.append(dim(_indented(block["text"]), sys.stdout))
+            case "image":
+                parts.append(dim(words_for(block), sys.stdout))
             case _:
                 parts.append(dim(_indented(f"→ {block['name']} {block['arguments']}"), sys.stdout))
     return "\n".join(parts) + "\n"

@@ -38,6 +38,7 @@ OPTIONS = {
     "busy": Option("", "queue|steer|reject", "what to do when a run is going (default: queue)"),
     "cwd": Option("", "DIR", "where the agent of a new session works (default: here)"),
     "key": Option("", "KEY", "name this request, so that it can be repeated and is never done twice"),
+    "image": Option("", "FILE", "show this picture with the text; may be given again", repeats=True),
     "cancel": Option("", "", "cancel the run that is going first"),
     "yes": Option("y", "", "do not ask"),
     "allow": Option("", "RULE", "allow this for the run, as bash(make *); may be given again", repeats=True),
@@ -75,7 +76,7 @@ OPTIONS = {
 }
 
 WHOM = "session agent sender topic"
-SENDING = f"{WHOM} detach busy guest cwd key yes allow"
+SENDING = f"{WHOM} image detach busy guest cwd key yes allow"
 LS_OPTIONS = "agent sender topic state limit all"
 WHICH = "Without an ID: the session of the agent, sender and topic; it is never made anew here."
 KEY_DETAILS = """\
@@ -84,7 +85,9 @@ told what the first has done. Another request with the same key is refused; afte
 
 SEND_DETAILS = f"""\
 The words are joined; "-" stands for what is piped in, and so does no text at all. Text that begins with a
-dash goes after "--".
+dash goes after "--". Pictures, of PNG, JPEG, GIF or WebP, come before the text:
+
+  crabctl send --image error.png "What is wrong here?"
 
 On a terminal the reply appears as it comes. Into a pipe or a file goes the final reply alone, byte for byte
 and once it is whole; thinking, tool calls and notes go to stderr, so x=$(crabctl send …) works.
@@ -335,7 +338,7 @@ def _repeatable(target: str, words: str, summary: str, options: str = "", detail
 
 COMMANDS = {
     "send": Command("talk:send", "[TEXT…]", "send a message, show the reply", SENDING, SEND_DETAILS),
-    "steer": _repeatable("talk:steer", "[TEXT…]", "say something to the run that is going"),
+    "steer": _repeatable("talk:steer", "[TEXT…]", "say something to the run that is going", "image"),
     "cancel": _of_session("sessions:cancel", "", "stop the run that is going"),
     "confirm": Command(
         "deciding:confirm",

@@ -15,12 +15,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from crabd.messages import (
     AssistantMessage,
     StopReason,
+    TextBlock,
     Time,
     ToolCall,
     ToolMessage,
     ToolStatus,
     Usage,
-    UserBlock,
 )
 
 PlanStatus: TypeAlias = Literal["pending", "in_progress", "done"]
@@ -162,10 +162,13 @@ class ErrorInfo(Struct, frozen=True):
 
 
 class QueuedMessage(Struct, frozen=True):
-    """A message that waits for a busy session; ``run`` is the one that it will have."""
+    """A message that waits for a busy session; ``run`` is the one that it will have.
+
+    Here and in events words stand for a picture, which the history has.
+    """
 
     run: str
-    content: tuple[UserBlock, ...]
+    content: tuple[TextBlock, ...]
 
 
 class RunPicture(Struct, frozen=True):
@@ -282,7 +285,7 @@ class Event(Struct, frozen=True, gc=False, tag_field="type"):
 class RunStarted(Event, frozen=True, tag="run_started"):
     """A message is being answered: with this ``content``, which is ``step`` of the log."""
 
-    content: tuple[UserBlock, ...]
+    content: tuple[TextBlock, ...]
     step: int
 
 
@@ -392,14 +395,14 @@ class Steered(Event, frozen=True, tag="steered"):
     """A steering joined the run; ``steer`` is the id its acknowledgement gave."""
 
     steer: str
-    content: tuple[UserBlock, ...]
+    content: tuple[TextBlock, ...]
 
 
 class Queued(Event, frozen=True, tag="queued"):
     """A message waits its turn; ``position`` counts from 1."""
 
     position: int
-    content: tuple[UserBlock, ...]
+    content: tuple[TextBlock, ...]
 
 
 class Compacted(Event, frozen=True, tag="compacted"):

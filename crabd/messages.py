@@ -6,6 +6,7 @@ spells them or where they are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
 
@@ -19,6 +20,9 @@ StopReason: TypeAlias = Literal[
     "end_turn", "max_rounds", "max_tokens", "budget", "cancelled", "refused", "error", "interrupted"
 ]
 ToolStatus: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
+ImageType: TypeAlias = Literal["image/png", "image/jpeg", "image/gif", "image/webp"]
+# Bytes of a picture: in base64 the 5 MB that Anthropic's API takes, the least of those spoken to.
+MAX_IMAGE = 3_750_000
 # RFC 3339, in UTC: what ``utc_now`` reads.
 Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
@@ -27,6 +31,13 @@ class TextBlock(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag="
     """Text, as a person or a model wrote it."""
 
     text: str
+
+
+class ImageBlock(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag="image"):
+    """A picture that a person shows. ``data`` is the file as it is, in base64 where this is JSON."""
+
+    media_type: ImageType
+    data: Annotated[bytes, Meta(min_length=1, max_length=MAX_IMAGE)]
 
 
 class ThinkingBlock(
@@ -47,7 +58,7 @@ class ToolCall(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag="t
     arguments: str
 
 
-UserBlock: TypeAlias = TextBlock
+UserBlock: TypeAlias = TextBlock | ImageBlock
 AssistantBlock: TypeAlias = TextBlock | ThinkingBlock | ToolCall
 
 
@@ -118,6 +129,35 @@ def text_of(message: Message) -> str:
     if isinstance(message, ToolMessage):
         return message.output
     return "".join(block.text for block in message.content if isinstance(block, TextBlock))
+
+
+def words_for(image: ImageBlock) -> str:
+    """Say in a line that there is a picture, for whoever cannot see it."""
+    return f"[picture: {image.media_type}, {max(len(image.data) // 1000, 1)} kB]"
+
+
+def without_pictures(content: Iterable[UserBlock]) -> tuple[TextBlock, ...]:
+    """Put words in the place of pictures."""
+    return tuple(TextBlock(words_for(block)) if isinstance(block, ImageBlock) else block for block in content)
+
+
+def has_pictures(content: Iterable[UserBlock]) -> bool:
+    """Tell whether something is shown there, and not only said."""
+    return any(isinstance(block, ImageBlock) for block in content)
+
+
+def words_of(message: Message) -> str:
+    """Join the visible text of a message, with words in a line of their own in place of each picture."""
+    if not isinstance(message, UserMessage) or not has_pictures(message.content):
+        return text_of(message)
+    return "\n".join(block.text for block in without_pictures(message.content))
+
+
+def pictures_in(message: Message) -> tuple[ImageBlock, ...]:
+    """List the pictures that a message shows."""
+    if not isinstance(message, UserMessage):
+        return ()
+    return tuple(block for block in message.content if isinstance(block, ImageBlock))
 
 
 def tool_calls_of(message: Message) -> tuple[ToolCall, ...]:

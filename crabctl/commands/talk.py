@@ -47,7 +47,7 @@ def send(args: Args) -> int:
 def steer(args: Args) -> int:
     """Say something to the run that is going."""
     name = named(args, has_text=True)
-    params = {"content": _text(args.words)} | request_key(args, name)
+    params = {"content": _content(args)} | request_key(args, name)
     with reach(args) as link:
         session = find(link, args, name)
         queued = link.call("session/steer", params | {"session": session})
@@ -169,7 +169,7 @@ def _introduce(link: Link, session: dict[str, Any]) -> None:
 
 
 def _message(args: Args) -> dict[str, Any]:
-    params: dict[str, Any] = {"content": _text(args.words)}
+    params: dict[str, Any] = {"content": _content(args)}
     guest = args.get("guest")
     if guest is not None:
         params["guest"] = guest
@@ -185,13 +185,27 @@ def _message(args: Args) -> dict[str, Any]:
     return params | {"request_key": key} if key else params
 
 
+def _content(args: Args) -> str | list[dict[str, str]]:
+    """Gather what is said: the text, behind the pictures if there are some."""
+    files = args.all("image")
+    if files:
+        # Imported here: most messages show none.
+        from crabctl.picture import read_pictures
+
+        pictures = read_pictures(files)
+        said = _text(args.words)
+        return [*pictures, {"type": "text", "text": said}] if said.strip() else pictures
+    said = _text(args.words)
+    if not said.strip():
+        raise UsageError('nothing to say: give a text, as in crabctl send "hello", or pipe one in')
+    return said
+
+
 def _text(words: list[str]) -> str:
     """Join the words, and what is piped in where ``-`` or nothing stands for it."""
     said = " ".join(word for word in words if word != "-")
     if "-" in words or (not words and not sys.stdin.isatty()):
         piped = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
         said = f"{said}\n\n{piped}" if said else piped
-    if not said.strip():
-        raise UsageError('nothing to say: give a text, as in crabctl send "hello", or pipe one in')
     # Words that are not in the locale's encoding arrive as lone surrogates, which JSON cannot carry.
     return said.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

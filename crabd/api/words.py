@@ -91,6 +91,7 @@ WORDS = {
     "max_bytes": "Beyond so many bytes of all sessions the longest unused are removed.",
     "max_message_bytes": "A longer message is refused, and the link is closed.",
     "max_rounds": "After so many model calls a run is stopped.",
+    "media_type": "What the file is.",
     "message": "A sentence that ends with what to do next.",
     "message_count": "How many messages are stored.",
     "messages": "The messages, in their order.",

@@ -20,7 +20,9 @@ from crabd.messages import (
     ThinkingBlock,
     ToolCall,
     ToolMessage,
+    UserBlock,
     UserMessage,
+    has_pictures,
     text_of,
 )
 from crabd.providers.base import ModelRequest, ToolOffer
@@ -140,8 +142,21 @@ def _user(message: UserMessage | ToolMessage, ids: _Ids) -> Iterator[Block]:
         if output.strip():
             result["content"] = output
         yield result if message.status == "ok" else {**result, "is_error": True}
+    elif has_pictures(message.content):
+        yield from (_shown(block) for block in message.content if not _is_blank(block))
     elif (text := text_of(message)).strip():
         yield _text(text)
+
+
+def _is_blank(block: UserBlock) -> bool:
+    return isinstance(block, TextBlock) and not block.text.strip()
+
+
+def _shown(block: UserBlock) -> Block:
+    if isinstance(block, TextBlock):
+        return _text(block.text)
+    # In JSON, bytes are base64.
+    return {"type": "image", "source": {"type": "base64", "media_type": block.media_type, "data": block.data}}
 
 
 def _assistant(message: AssistantMessage, signed_by: str | None, ids: _Ids) -> Iterator[Block]:

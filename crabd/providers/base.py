@@ -138,13 +138,17 @@ class Provider(Protocol):
 
 
 class ModelChoice(Struct, frozen=True):
-    """A model made ready to ask. ``id`` is ``provider/model``; ``why`` tells a person who chose it."""
+    """A model made ready to ask. ``id`` is ``provider/model``; ``why`` tells a person who chose it.
+
+    ``images`` is whether it takes pictures, null if nobody has told.
+    """
 
     id: str
     model: str
     provider: Provider
     why: str
     context_window: int | None = None
+    images: bool | None = None
 
 
 class Models(Protocol):

@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from crabd.messages import Message
+from msgspec import structs
+
+from crabd.messages import Message, UserMessage, has_pictures, without_pictures
 from crabd.providers import (
     anthropic_answer,
     anthropic_wire,
@@ -27,6 +29,14 @@ from crabd.providers.presets import Kind
 
 # A version of the API, not of the models; it has everything that is asked for here, at every server.
 _ANTHROPIC_VERSION = "2023-06-01"
+
+# An extra of every dialect: a history may show pictures to a model of which nobody knew that it takes none.
+# What is wrong with one picture is said in other words, and costs no model its sight.
+_PICTURES = "pictures"
+_NO_PICTURES = (
+    r"(image|vision).*\b(not|only) (supported|enabled)|not (support|a)\b.*(image|vision|multimodal)"
+    r"|unknown variant .?image|at most 0 image|content must be a string"
+)
 
 
 class Dialect(ABC):
@@ -49,9 +59,15 @@ class Dialect(ABC):
         """Make the headers that every request has."""
         return {"authorization": f"Bearer {key}"} if key else {}
 
-    @abstractmethod
     def to_wire(self, request: ModelRequest, facts: ModelFacts) -> bytes:
-        """Encode a request."""
+        """Encode a request, with words in the place of pictures where the model takes none."""
+        if facts.images is False or not self._has(_PICTURES, request.model):
+            request = structs.replace(request, messages=_in_words(request.messages))
+        return self._spell(request, facts)
+
+    @abstractmethod
+    def _spell(self, request: ModelRequest, facts: ModelFacts) -> bytes:
+        """Encode a request as it is."""
 
     @abstractmethod
     def decoder(self, model: str, hide: Callable[[bytes], bytes]) -> Decoder:
@@ -73,7 +89,7 @@ class Dialect(ABC):
         if self.to_wire(request, facts) != sent:
             # Another request's refusal has taught it meanwhile.
             return True
-        for extra, words in self.extras.items():
+        for extra, words in {**self.extras, _PICTURES: _NO_PICTURES}.items():
             if self._has(extra, request.model) and re.search(words, problem, re.IGNORECASE):
                 self._refused.add((extra, request.model))
                 if self.to_wire(request, facts) != sent:
@@ -83,6 +99,15 @@ class Dialect(ABC):
 
     def _has(self, extra: str, model: str) -> bool:
         return (extra, model) not in self._refused
+
+
+def _in_words(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    return tuple(
+        structs.replace(message, content=without_pictures(message.content))
+        if isinstance(message, UserMessage) and has_pictures(message.content)
+        else message
+        for message in messages
+    )
 
 
 class ChatCompletions(Dialect):
@@ -101,7 +126,7 @@ class ChatCompletions(Dialect):
         self._spelling = openai_wire.Spelling()
         self._with_thinking = openai_wire.Spelling(openai_wire.spell_thinking)
 
-    def to_wire(self, request: ModelRequest, facts: ModelFacts) -> bytes:
+    def _spell(self, request: ModelRequest, facts: ModelFacts) -> bytes:
         model = request.model
         return openai_wire.to_wire(
             request,
@@ -129,7 +154,7 @@ class Responses(Dialect):
         "effort": r"effort|reasoning",
     }
 
-    def to_wire(self, request: ModelRequest, facts: ModelFacts) -> bytes:
+    def _spell(self, request: ModelRequest, facts: ModelFacts) -> bytes:
         taken = {extra: self._has(extra, request.model) for extra in self.extras}
         return responses_wire.to_wire(
             request,
@@ -157,7 +182,7 @@ class Messages(Dialect):
     def headers(self, key: str | None) -> dict[str, str]:
         return {"anthropic-version": _ANTHROPIC_VERSION, **({"x-api-key": key} if key else {})}
 
-    def to_wire(self, request: ModelRequest, facts: ModelFacts) -> bytes:
+    def _spell(self, request: ModelRequest, facts: ModelFacts) -> bytes:
         taken = {extra: self._has(extra, request.model) for extra in self.extras}
         variant = anthropic_wire.Variant(**taken)
         return anthropic_wire.to_wire(

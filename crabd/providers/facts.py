@@ -1,4 +1,4 @@
-"""What is known of models: how much they read and write, and what they cost. Pure but for one file of ours.
+"""What is known of models: what they read and write, and what it costs. Pure but for one file of ours.
 
 ``models.json`` beside this module holds the figures; a person adds to them, or puts them right, with
 ``[models."provider/model"]`` in config.toml. What nobody has told is unknown, and never zero.
@@ -43,10 +43,14 @@ class LongPrices(Prices, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``context_window`` and ``max_output`` are in tokens; null is unknown."""
+    """``context_window`` and ``max_output`` are in tokens, ``images`` is whether it takes pictures.
+
+    Null is unknown.
+    """
 
     context_window: Tokens | None = None
     max_output: Tokens | None = None
+    images: bool | None = None
     prices: Prices | None = None
     long_prices: LongPrices | None = None
 
@@ -73,6 +77,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return ModelFacts(
             context_window=self.context_window or other.context_window,
             max_output=self.max_output or other.max_output,
+            images=_first(self.images, other.images),
             prices=ours.prices,
             long_prices=ours.long_prices,
         )
@@ -82,7 +87,9 @@ UNKNOWN = ModelFacts()
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    """``windows`` are by how a model's name begins after its last slash, ``models`` by ``service/model``.
+    """``windows`` and ``images`` are by how a model's name begins after its last slash.
+
+    ``models`` are by ``service/model``.
 
     Ollama's names (``gpt-oss:20b``) fit no window on purpose: there it is what its server was started with.
     ``about`` says where the figures are from.
@@ -90,21 +97,22 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
     about: str
     windows: dict[str, Tokens]
+    images: dict[str, bool]
     models: dict[str, ModelFacts]
 
 
 def known_facts(service: str | None, model: str) -> ModelFacts:
-    """Look up a model: all of it at the service whose figures they are, elsewhere its window alone.
+    """Look up a model: all of it at the service whose figures they are, elsewhere what does not depend on it.
 
     The same model costs something else at another service, or nothing.
     """
     file = _read()
     short = model.rpartition("/")[2]
-    window = ModelFacts(context_window=_longest(file.windows, short))
+    anywhere = ModelFacts(context_window=_longest(file.windows, short), images=_longest(file.images, short))
     if service is None:
-        return window
+        return anywhere
     found = file.models.get(f"{service}/{model}") or file.models.get(f"{service}/{_DATE.sub('', model)}")
-    return found.filled_up(window) if found else window
+    return found.filled_up(anywhere) if found else anywhere
 
 
 @cache
@@ -113,7 +121,7 @@ def _read() -> _File:
     return msgspec.json.decode((Path(__file__).parent / "models.json").read_bytes(), type=_File)
 
 
-def _longest(by_start: Mapping[str, int], name: str) -> int | None:
+def _longest(by_start: Mapping[str, T], name: str) -> T | None:
     start = max((start for start in by_start if name.startswith(start)), key=len, default=None)
     return by_start[start] if start else None
 

@@ -24,6 +24,7 @@ from msgspec import Struct
 from crabd.errors import ProviderError
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     Message,
     ThinkingBlock,
     ToolCall,
@@ -32,6 +33,7 @@ from crabd.messages import (
     UserMessage,
     text_of,
     tool_calls_of,
+    words_for,
 )
 from crabd.providers.base import (
     NO_MODEL,
@@ -136,12 +138,13 @@ def _answer(request: ModelRequest) -> _Reply:
     script = find_script(request.messages)
     if script is not None:
         return _play(script, request)
-    text, results = _last_turn(request.messages)
+    message, results = _last_turn(request.messages)
+    text = text_of(message)
     if results:
         return _say("\n".join(_tell_result(result) for result in results))
     directive = _DIRECTIVE.match(text.lstrip())
     if directive is None:
-        return _say(f"{NOTICE}\n\nYou said: {_cut(text)}")
+        return _say(f"{NOTICE}\n\n{_echo(message)}")
     verb, rest = directive.groups()
     match verb:
         case "echo":
@@ -158,15 +161,21 @@ def _answer(request: ModelRequest) -> _Reply:
             return _call(directive.group(), request)
 
 
-def _last_turn(messages: tuple[Message, ...]) -> tuple[str, list[ToolMessage]]:
-    """Find the last user text, and the tool results that came after it."""
+def _echo(message: UserMessage) -> str:
+    shown = [words_for(block) for block in message.content if isinstance(block, ImageBlock)]
+    said = f"You said: {_cut(text_of(message))}"
+    return f"You showed {', '.join(shown)}\n{said}" if shown else said
+
+
+def _last_turn(messages: tuple[Message, ...]) -> tuple[UserMessage, list[ToolMessage]]:
+    """Find the last user message, and the tool results that came after it."""
     results: list[ToolMessage] = []
     for message in reversed(messages):
         if isinstance(message, UserMessage):
-            return text_of(message), results[::-1]
+            return message, results[::-1]
         if isinstance(message, ToolMessage):
             results.append(message)
-    return "", results[::-1]
+    return UserMessage(()), results[::-1]
 
 
 def _play(script: Script, request: ModelRequest) -> _Reply:

@@ -6,6 +6,7 @@ The dialect is the one that OpenAI, OpenRouter, Ollama, llama.cpp, vLLM, LiteLLM
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,10 +16,14 @@ from msgspec import Raw
 
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     Message,
     ThinkingBlock,
     ToolCall,
     ToolMessage,
+    UserBlock,
+    UserMessage,
+    has_pictures,
     text_of,
     tool_calls_of,
 )
@@ -115,8 +120,21 @@ def _messages(messages: tuple[Message, ...], *, with_thinking: bool) -> Iterator
             case AssistantMessage():
                 thinking = _thinking(message) if with_thinking else {}
                 yield from ({**spelled, **thinking} for spelled in _assistant(message))
+            case UserMessage(content=content) if has_pictures(content):
+                yield {"role": "user", "content": [_part(block) for block in content]}
             case _:
                 yield {"role": "user", "content": text_of(message)}
+
+
+def _part(block: UserBlock) -> dict[str, Any]:
+    if isinstance(block, ImageBlock):
+        return {"type": "image_url", "image_url": {"url": data_url(block)}}
+    return {"type": "text", "text": block.text}
+
+
+def data_url(image: ImageBlock) -> str:
+    """Put a whole picture into a URL."""
+    return f"data:{image.media_type};base64,{b64encode(image.data).decode()}"
 
 
 def _assistant(message: AssistantMessage) -> Iterator[dict[str, Any]]:

@@ -187,8 +187,9 @@ class Registry(Models):
 
     def _ready(self, chosen: Chosen) -> ModelChoice:
         name, own = _split(chosen.id, self._settings)
-        window = self._facts_of(name, own).context_window
-        return ModelChoice(f"{name}/{own}", own, self._providers[name], chosen.why, window)
+        facts = self._facts_of(name, own)
+        provider = self._providers[name]
+        return ModelChoice(f"{name}/{own}", own, provider, chosen.why, facts.context_window, facts.images)
 
     def _facts_of(self, name: str, own: str) -> ModelFacts:
         """Say what is known of a model: by the person, then by its server, then by us."""

@@ -12,9 +12,21 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from crabd.messages import AssistantMessage, Message, TextBlock, ThinkingBlock, ToolCall, ToolMessage, text_of
+from crabd.messages import (
+    AssistantMessage,
+    ImageBlock,
+    Message,
+    TextBlock,
+    ThinkingBlock,
+    ToolCall,
+    ToolMessage,
+    UserBlock,
+    UserMessage,
+    has_pictures,
+    text_of,
+)
 from crabd.providers.base import ModelRequest, ToolOffer
-from crabd.providers.openai_wire import object_text, tool_output
+from crabd.providers.openai_wire import data_url, object_text, tool_output
 
 Item: TypeAlias = dict[str, Any]
 
@@ -80,8 +92,16 @@ def _items(message: Message, signed_by: str | None) -> Iterator[Item]:
             }
         case AssistantMessage():
             yield from _answer(message, signed_by)
+        case UserMessage(content=content) if has_pictures(content):
+            yield {"type": "message", "role": "user", "content": [_part(block) for block in content]}
         case _:
             yield {"type": "message", "role": "user", "content": text_of(message)}
+
+
+def _part(block: UserBlock) -> Item:
+    if isinstance(block, ImageBlock):
+        return {"type": "input_image", "detail": "auto", "image_url": data_url(block)}
+    return {"type": "input_text", "text": block.text}
 
 
 def _answer(message: AssistantMessage, signed_by: str | None) -> Iterator[Item]:

@@ -17,9 +17,9 @@ from crabd.messages import (
     Message,
     ToolMessage,
     UserMessage,
-    text_of,
     tool_calls_of,
     user_text,
+    words_of,
 )
 from crabd.providers.base import ModelRequest
 from crabd.runtime.prompt import (
@@ -179,7 +179,7 @@ def _tasks(
         return ()
     goal_step = goal.step if goal else None
     asked = [entry for entry in replaced if isinstance(entry.message, UserMessage)]
-    fresh = [Task(e.step, text_of(e.message)) for e in asked if e.step >= since and e.step != goal_step]
+    fresh = [Task(e.step, words_of(e.message)) for e in asked if e.step >= since and e.step != goal_step]
     known = [task for task in context.tasks if task.step >= since]
     tasks = (known + fresh)[-MAX_TASKS:]
     return tuple(Task(task.step, shorten(task.text, length // len(tasks))) for task in tasks)
@@ -224,7 +224,7 @@ def make_boundary(
     ``before`` is what the context weighs, in tokens; of these ``overhead`` is what stays whatever is cut. The
     ``plan`` goes with it unless all of it is done: the calls that made it may be gone.
     """
-    goal_text = text_of(cut.goal.message) if cut.goal else ""
+    goal_text = words_of(cut.goal.message) if cut.goal else ""
     goal_length = cut.head_length if len(goal_text) > cut.head_length + MARK_LENGTH else None
     goal_text = goal_text if goal_length is None else shorten(goal_text, goal_length)
     summary = shorten(summary, cut.head_length)
@@ -315,4 +315,4 @@ def _line(message: Message, *, result_length: int = MAX_RESULT_LENGTH) -> str:
         return f"result of {message.name} ({message.status}): {cut}{more}"
     who = (message.agent or "agent") if isinstance(message, AssistantMessage) else "person"
     calls = "".join(f"\ncall {call.name} {call.arguments}" for call in tool_calls_of(message))
-    return f"{who}: {text_of(message)}{calls}"
+    return f"{who}: {words_of(message)}{calls}"

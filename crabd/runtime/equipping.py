@@ -5,13 +5,15 @@ It knows no run. What a run was given it keeps, whatever changes here meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from crabd.errors import BadRequest
 from crabd.events import BudgetState
-from crabd.messages import utc_now
+from crabd.messages import UserBlock, has_pictures, utc_now
 from crabd.providers.base import Models
 from crabd.runtime.agents import Agent, Agents
 from crabd.runtime.attaching import NO_SESSION, Attachments
@@ -60,6 +62,22 @@ class Equipper:
             return Equipment(agent, choice, allowance)
         choice = self.models.resolve(meta.model or agent.options.model, agent.options.fallbacks)
         return Equipment(agent, choice, allowance)
+
+    def refuse_unseen(self, session: Session, content: Iterable[UserBlock], guest: str = "") -> None:
+        """Make sure that whoever answers sees what is shown, unless nobody knows whether it does.
+
+        Raises:
+          BadRequest: it does not; NotFound: the agent or the model.
+        """
+        if not has_pictures(content):
+            return
+        model = self.equip(session, guest).choice
+        if model.images is False:
+            raise BadRequest(
+                "$.content",
+                f"{model.id} takes no pictures: say it in words, or choose another model. If it does take "
+                f'them, write images = true below [models."{model.id}"] into config.toml',
+            )
 
     async def find_tools(self, session: Session, run: str, guest: str) -> dict[str, Tool]:
         """Find the tools of a run, none for a guest's, and have those ready that have to be started.

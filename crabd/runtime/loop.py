@@ -17,7 +17,16 @@ from structlog.typing import FilteringBoundLogger
 from crabd import events
 from crabd.errors import INTERNAL_ERROR, BudgetSpent, CrabdError, HookBlocked, ProviderError, StoreError
 from crabd.events import ErrorInfo
-from crabd.messages import StopReason, ToolCall, ToolStatus, UserMessage, clean_text, text_of, utc_now
+from crabd.messages import (
+    StopReason,
+    ToolCall,
+    ToolStatus,
+    UserMessage,
+    clean_text,
+    utc_now,
+    without_pictures,
+    words_of,
+)
 from crabd.providers.base import ModelChoice, ModelRequest, Retry, ToolOffer
 from crabd.runtime.agents import Agent
 from crabd.runtime.budget import Allowance
@@ -163,7 +172,7 @@ class Driver:
         if not session.has_begun:
             session.has_begun = True
             session.opening = await self._hooks.session_start(session)
-        prompt = text_of(UserMessage(self._ticket.content))
+        prompt = words_of(UserMessage(self._ticket.content))
         said = await self._hooks.before_prompt(session, self._run.id, prompt)
         return "\n".join(filter(None, (session.opening, said)))
 
@@ -211,7 +220,7 @@ class Driver:
         self._run.saved()
         if not self._ticket.accepted.is_set():
             self._first_step = self._first_message(steps)
-            self._publish([events.RunStarted(self._ticket.content, self._first_step)])
+            self._publish([events.RunStarted(without_pictures(self._ticket.content), self._first_step)])
             self._ticket.accepted.set()
             self._tell_untrusted()
         calls = [step.record for step in steps if isinstance(step.record, ModelCalled)]

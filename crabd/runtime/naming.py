@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from crabd import events
 from crabd.errors import CrabdError, StoreError
-from crabd.messages import UserMessage, text_of
+from crabd.messages import UserMessage, words_of
 from crabd.providers.base import ModelChoice
 from crabd.runtime.asking import ask_for_text
 from crabd.runtime.metering import tell_usage
@@ -72,4 +72,4 @@ def _first_question(session: Session) -> str:
     first = session.context.goal or next(
         (entry for entry in session.context.entries if isinstance(entry.message, UserMessage)), None
     )
-    return text_of(first.message) if first else ""
+    return words_of(first.message) if first else ""

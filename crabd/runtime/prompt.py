@@ -19,8 +19,10 @@ from crabd.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    pictures_in,
     text_of,
     tool_calls_of,
+    words_of,
 )
 from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent
@@ -39,6 +41,8 @@ from crabd.store.record import (
 # A token is about four bytes of English text. It is wrong for other text, so it only ever bridges the gap
 # between two figures that a provider told.
 BYTES_PER_TOKEN = 4
+# Anthropic counts width × height / 750 of a picture, and makes one smaller that would come to more than this.
+TOKENS_PER_PICTURE = 1600
 # Room for the line that says how much of a text is left out.
 MARK_LENGTH = 64
 # What a model must know of the mode, lest it try what it may not.
@@ -124,7 +128,7 @@ class Context:
         """Compose what stands for the part that is no longer seen; empty if there is none."""
         if self.summary is None:
             return ()
-        goal = text_of(self.goal.message) if self.goal else ""
+        goal = words_of(self.goal.message) if self.goal else ""
         return (
             make_head(
                 goal if self._goal_length is None else shorten(goal, self._goal_length),
@@ -265,4 +269,5 @@ def _size(message: Message) -> int:
     calls = sum(len(call.name) + len(call.arguments) for call in tool_calls_of(message))
     text = text_of(message)
     # Sixteen bytes stand for what a role and its delimiters cost.
-    return (len(text) if text.isascii() else len(text.encode(errors="replace"))) + calls + 16
+    written = (len(text) if text.isascii() else len(text.encode(errors="replace"))) + calls + 16
+    return written + len(pictures_in(message)) * TOKENS_PER_PICTURE * BYTES_PER_TOKEN

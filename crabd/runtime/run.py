@@ -37,6 +37,7 @@ from crabd.messages import (
     clean_text,
     text_of,
     tool_calls_of,
+    without_pictures,
 )
 from crabd.providers.base import Chunk
 from crabd.runtime.agents import MAX_ROUNDS
@@ -377,7 +378,7 @@ class Run:
         self._unsaved += [
             MessageAdded(self.id, UserMessage(s.content, s.id), s.request_key, s.position) for s in joined
         ]
-        return [events.Steered(s.id, s.content) for s in joined]
+        return [events.Steered(s.id, without_pictures(s.content)) for s in joined]
 
 
 def tell_spent(exc: BudgetSpent) -> events.BudgetSpent:

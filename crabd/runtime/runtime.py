@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from crabd import events
 from crabd.errors import BadRequest, NoRun, NotFound, SessionPaused
 from crabd.events import Budget, Confirmation, Counts, Mode, Resolution, RuleLists, Snapshot
-from crabd.messages import StopReason, UserBlock
+from crabd.messages import StopReason, UserBlock, without_pictures
 from crabd.providers.base import NO_MODEL, Models
 from crabd.runtime.agents import Agents
 from crabd.runtime.attaching import Attachments
@@ -205,7 +205,8 @@ class Runtime:
 
         Raises:
           SessionPaused, BudgetSpent, SessionBusy, QueueFull, ShuttingDown, RequestKeyReused; NotFound: its
-            agent or model; BadRequest: a rule is none, or it joins a run that others have started.
+            agent or model; BadRequest: a rule is none, or it joins a run that others have started, or a
+            picture is shown to a model that takes none.
         """
         known = session.keys.find(request_key, Admission, content)
         if known is not None:
@@ -224,11 +225,13 @@ class Runtime:
         if job is not None and job.ticket and job.run and job.run.is_steerable and is_steer:
             if allowed:
                 raise BadRequest("$.allow", "rules are for a run of its own, so let the message queue")
+            self.equipper.refuse_unseen(session, content)
             steering = take_steer(session, job.run, content, request_key, is_sent=True)
             admission = Admission(job.ticket, "steered", steering)
         else:
             guest = "" if guest == session.meta.agent else guest
             self.equipper.equip(session, guest)
+            self.equipper.refuse_unseen(session, content, guest)
             ticket = session.accept(
                 content, request_key=request_key, tool_choice=tool_choice, guest=guest, allowed=allowed
             )
@@ -239,7 +242,8 @@ class Runtime:
         if admission.disposition == "started":
             self._start_next(session)
         elif admission.disposition == "queued":
-            session.publish([events.Queued(len(session.waiting), content)], admission.ticket.run)
+            queued = events.Queued(len(session.waiting), without_pictures(content))
+            session.publish([queued], admission.ticket.run)
         return admission
 
     async def cancel(self, session: Session, run: str | None) -> tuple[str | None, StopReason]:

@@ -26,7 +26,7 @@ from crabd.events import (
     SessionState,
     Snapshot,
 )
-from crabd.messages import StopReason, Usage, UserBlock, utc_now
+from crabd.messages import StopReason, Usage, UserBlock, utc_now, without_pictures
 from crabd.runtime.broker import Topic
 from crabd.runtime.compaction import Gauge
 from crabd.runtime.confirmations import Desk
@@ -315,7 +315,7 @@ class Session:
 
     def snapshot(self, *, is_active: bool) -> Snapshot:
         """Draw the session as it is between two events."""
-        queue = tuple(QueuedMessage(ticket.run, ticket.content) for ticket in self.waiting)
+        queue = tuple(QueuedMessage(ticket.run, without_pictures(ticket.content)) for ticket in self.waiting)
         return Snapshot(
             self.info(is_active=is_active),
             self._picture(),

@@ -13,7 +13,7 @@ import trio
 from hypothesis import given, settings
 
 from crabd.errors import NotFound, StoreError
-from crabd.messages import utc_now
+from crabd.messages import MAX_IMAGE, ImageBlock, TextBlock, UserMessage, utc_now
 from crabd.store.base import Store
 from crabd.store.inmemory import InMemoryStore
 from crabd.store.meta import (
@@ -29,7 +29,7 @@ from crabd.store.meta import (
     tail_of,
 )
 from crabd.store.names import is_session_id
-from crabd.store.record import Claimed, Cleared, Created, Record, RunOpened, Step
+from crabd.store.record import Claimed, Cleared, Created, MessageAdded, MessageQueued, Record, RunOpened, Step
 from tests.faults.backends import BACKENDS
 from tests.store.samples import a_turn, appends, said
 
@@ -237,6 +237,28 @@ async def test_load_gives_back_everything_that_was_appended(make_store: MakeStor
     loaded = await store.load(meta.id)
     assert loaded.steps == steps
     assert loaded.log.meta == meta
+    await store.aclose()
+
+
+async def test_the_largest_picture_comes_back_as_it_was_shown(make_store: MakeStore) -> None:
+    shown = (TextBlock("Look:"), ImageBlock("image/png", b"\x89" * MAX_IMAGE))
+    store = make_store()
+    await store.open()
+    created = await store.create("a", "b")
+    records: list[Record] = [
+        MessageQueued("r1", shown),
+        RunOpened("r1"),
+        MessageAdded("r1", UserMessage(shown)),
+    ]
+    steps = created.steps + await created.log.append(records)
+    await store.aclose()
+    store = make_store()
+
+    found = await store.open()
+
+    assert found == ()
+    is_same = (await store.load(created.log.meta.id)).steps == steps
+    assert is_same
     await store.aclose()
 
 

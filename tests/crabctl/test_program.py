@@ -378,12 +378,39 @@ def test_ls_all_goes_through_every_page(tmp_path: Path) -> None:
     assert json.loads(every.stdout) == {"sessions": [INFO, INFO], "cursor": None}
 
 
+def test_pictures_are_sent_before_the_text_that_is_piped_in_or_alone(tmp_path: Path) -> None:
+    for name, data in (("a.png", b"\x89PNG\r\n\x1a\n"), ("b.gif", b"GIF89a")):
+        (tmp_path / name).write_bytes(data)
+    first = ("--image", str(tmp_path / "a.png"))
+    second = ("--image", str(tmp_path / "b.gif"))
+    queued = always({"steer": "r1.s1", "run": "r1", "status": "queued", "position": 1})
+    blocks = [
+        {"type": "image", "media_type": "image/png", "data": "iVBORw0KGgo="},
+        {"type": "image", "media_type": "image/gif", "data": "R0lGODlh"},
+        {"type": "text", "text": "what is it?"},
+    ]
+    with small_daemon(
+        tmp_path, session__get_or_create=got, session__send=talk, session__steer=queued
+    ) as daemon:
+        env = environment(daemon, tmp_path)
+
+        sent = crabctl("send", *first, *second, env=env, text=b"what is it?\n")
+        steered = crabctl("steer", SESSION, *first, env=env)
+        refused = crabctl("send", "--image", __file__, "what is it?", env=env)
+
+        assert daemon.asked_for("session/send") == [{"content": blocks, "session": SESSION}]
+        assert daemon.asked_for("session/steer") == [{"content": blocks[:1], "session": SESSION}]
+    assert (sent.returncode, steered.returncode, refused.returncode) == (0, 0, 2)
+    assert "convert it" in refused.stderr
+
+
 def test_the_log_is_readable_and_harmless(tmp_path: Path) -> None:
     at = {"step": 1, "run": "r1", "at": "2026-01-01T00:00:00Z"}
     call = {"type": "tool_call", "id": "c", "name": "shell", "arguments": "{}"}
+    picture = {"type": "image", "media_type": "image/png", "data": "AAAA" * 1000}
     page = {
         "messages": [
-            at | {"message": {"role": "user", "content": [{"type": "text", "text": "hi"}]}},
+            at | {"message": {"role": "user", "content": [picture, {"type": "text", "text": "hi"}]}},
             at | {"message": {"role": "assistant", "content": [{"type": "text", "text": "\x07ok"}, call]}},
             at
             | {"message": {"role": "tool", "call": "c", "name": "shell", "output": "a\nb", "status": "ok"}},
@@ -395,7 +422,7 @@ def test_the_log_is_readable_and_harmless(tmp_path: Path) -> None:
 
         assert daemon.asked_for("session/history") == [{"session": SESSION, "limit": 3}]
     assert done.stdout == (
-        "── user  2026-01-01 00:00:00  #1\nhi\n\n"
+        "── user  2026-01-01 00:00:00  #1\n[picture: image/png, 3 kB]\nhi\n\n"
         "── assistant  2026-01-01 00:00:00  #1\n\\x07ok\n  → shell {}\n\n"
         "  ← shell: ok\n  a\n  b\n\n"
     )

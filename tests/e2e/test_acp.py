@@ -465,10 +465,41 @@ async def test_files_of_a_prompt_are_what_the_model_reads(
     assert said == ["echo ", "[@a b.py](/a b.py)", '\n<context ref="/c.py">\nx = 1\n</context>\n']
 
 
+async def test_a_picture_of_a_prompt_is_kept_whole_and_shown_again(
+    daemon: Daemon, client: AcpClient, nursery: trio.Nursery, session: str, tmp_path: Path
+) -> None:
+    picture = {"type": "image", "data": "iVBORw0KGgo=", "mimeType": "image/png"}
+    prompt = [picture, {"type": "text", "text": "echo seen"}]
+
+    done = await client.call("session/prompt", sessionId=session, prompt=prompt)
+    native = await daemon.connect()
+    page = await native.call("session/history", session=session, roles=["user"])
+    again = await connect(daemon, nursery)
+    opened = await again.initialize()
+    await again.call("session/load", sessionId=session, cwd=str(tmp_path), mcpServers=[])
+
+    kept = {"type": "image", "media_type": "image/png", "data": "iVBORw0KGgo="}
+    assert opened["agentCapabilities"]["promptCapabilities"]["image"] is True
+    assert (done["stopReason"], client.text()) == ("end_turn", "seen")
+    assert page["messages"][0]["message"]["content"][0] == kept
+    assert [update["content"] for update in again.updates("user_message_chunk")] == prompt
+
+
+async def test_a_prompt_may_be_a_picture_alone(client: AcpClient, session: str) -> None:
+    picture = {"type": "image", "data": "iVBORw0KGgo=", "mimeType": "image/png"}
+
+    done = await client.call("session/prompt", sessionId=session, prompt=[picture])
+
+    assert done["stopReason"] == "end_turn"
+
+
 @pytest.mark.parametrize(
     "block",
     [
-        {"type": "image", "data": "AAAA", "mimeType": "image/png"},
+        {"type": "image", "data": "AAAA", "mimeType": "image/tiff"},
+        {"type": "image", "data": "A~AA", "mimeType": "image/png"},
+        {"type": "image", "data": "", "mimeType": "image/png"},
+        {"type": "image", "data": "AAAA" * 1_250_001, "mimeType": "image/png"},
         {"type": "audio", "data": "AAAA", "mimeType": "audio/wav"},
         {"type": "resource", "resource": {"uri": "file:///a", "blob": "AAAA"}},
         {"type": "text", "text": " "},

@@ -69,7 +69,32 @@ def test_a_name_that_is_only_similar_has_no_price(model: str) -> None:
     ],
 )
 def test_a_window_is_known_by_the_name_wherever_the_model_runs(model: str, window: int | None) -> None:
-    assert known_facts(None, model) == ModelFacts(context_window=window)
+    assert known_facts(None, model).context_window == window
+
+
+@pytest.mark.parametrize(
+    ("service", "model", "images"),
+    [
+        ("anthropic", "claude-opus-4-8", True),
+        ("gemini", "gemini-3.8-flash", True),
+        ("openai", "gpt-5.4-mini", True),
+        ("openai", "o3", True),
+        ("openai", "o3-mini", False),
+        (None, "gpt-oss:20b", False),
+        ("groq", "openai/gpt-oss-20b", False),
+        (None, "mystery", None),
+    ],
+)
+def test_whether_a_model_takes_pictures_is_known_by_its_name(
+    service: str | None, model: str, images: bool | None
+) -> None:
+    assert known_facts(service, model).images is images
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_is_said_first_of_pictures_counts(told: bool) -> None:
+    assert ModelFacts(images=told).filled_up(ModelFacts(images=not told)).images is told
+    assert UNKNOWN.filled_up(ModelFacts(images=told)).images is told
 
 
 def test_what_is_known_first_counts_and_prices_stay_together() -> None:

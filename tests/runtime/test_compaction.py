@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from crabd.events import PlanItem, PlanStatus
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     Message,
     TextBlock,
     ToolCall,
@@ -163,6 +164,23 @@ def test_a_summary_is_asked_for_with_the_transcript_that_it_replaces() -> None:
         "result of grep (ok): found\n"
         "</transcript>"
     ]
+
+
+def test_words_stand_for_a_picture_that_is_cut_and_one_that_is_kept_stays() -> None:
+    shown = UserMessage((TextBlock("What is this?"), ImageBlock("image/png", b"x" * 2000)))
+    words = "What is this?\n[picture: image/png, 2 kB]"
+    context = context_of(shown, reply("a crab"), shown, reply("the same"))
+    cut = planned(context)
+
+    (asked,) = summary_request("one", context, cut, None).messages
+    boundary = make_boundary(context, cut, "a_b_1/1", "they looked", before=5000)
+    assert boundary is not None
+    context.add(Step(5, NOW, boundary))
+
+    assert f"person: {words}\nagent: a crab\n" in text_of(asked)
+    head, *kept = context.messages()
+    assert text_of(head).startswith(f"{words}\n\n<summary>")
+    assert kept == [shown, reply("the same")]
 
 
 def test_wishes_and_the_earlier_summary_go_before_the_transcript() -> None:

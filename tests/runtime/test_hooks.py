@@ -16,7 +16,7 @@ from msgspec import structs
 
 from crabd.errors import HookBlocked
 from crabd.events import PendingQuestion, Question
-from crabd.messages import utc_now
+from crabd.messages import ImageBlock, TextBlock, utc_now
 from crabd.runtime.hooking import MAX_UNTOLD, CommandHooks
 from crabd.runtime.hooks import Hook, HookedCall, HookPoint
 from crabd.runtime.router import Identity
@@ -121,6 +121,16 @@ async def test_what_a_hook_says_of_a_message_reaches_the_model_once_and_never_th
             "prompt": "go",
         }
     ]
+
+
+async def test_a_hook_is_told_in_words_that_there_is_a_picture(yard: Yard) -> None:
+    yard.has(notes("before_prompt"))
+    shown = (TextBlock("Look:"), ImageBlock("image/png", b"x" * 2000))
+    admission = yard.bench.runtime.admit(yard.session, shown, on_ticket=lambda _: None)
+
+    await outcome_of(admission.ticket)
+
+    assert [told["prompt"] for told in yard.heard("before_prompt")] == ["Look:\n[picture: image/png, 2 kB]"]
 
 
 async def test_a_message_that_a_hook_blocks_is_answered_by_nobody_and_no_model_ever_reads_it(

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     Message,
     TextBlock,
     ToolCall,
@@ -23,6 +24,7 @@ from crabd.providers.base import ModelChoice, ModelRequest, ToolOffer
 from crabd.runtime.agents import Agent, FrontMatter
 from crabd.runtime.prompt import (
     NO_RESULT,
+    TOKENS_PER_PICTURE,
     Context,
     History,
     compose_request,
@@ -263,3 +265,10 @@ def test_tokens_are_guessed_from_bytes_of_text_calls_and_results() -> None:
     assert plain == call == output == 104
     assert wide == 304
     assert estimate_tokens([]) == 0
+
+
+def test_a_picture_weighs_what_models_count_for_one_however_large_its_file_is() -> None:
+    small, large = (UserMessage((ImageBlock("image/png", b"x" * size),)) for size in (10, 1_000_000))
+
+    assert estimate_tokens([small]) == estimate_tokens([large])
+    assert estimate_tokens([small, large]) == 2 * TOKENS_PER_PICTURE + 8

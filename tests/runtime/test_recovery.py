@@ -237,7 +237,7 @@ def test_a_log_that_ends_anywhere_is_made_whole_and_keeps_every_word_of_a_person
 
     meta, history = meta_of(whole), messages_of([step.record for step in whole])
     said = {text_of(message) for message in messages_of(before) if isinstance(message, UserMessage)}
-    said |= {record.content[0].text for record in before if isinstance(record, MessageQueued)}
+    said |= {text_of(UserMessage(record.content)) for record in before if isinstance(record, MessageQueued)}
     assert (meta.open_run, meta.queued) == (None, ())
     assert History(history).messages() == history
     assert sorted(text_of(m) for m in history if isinstance(m, UserMessage)) == sorted(said)

@@ -25,14 +25,16 @@ from crabd.errors import (
     ShuttingDown,
     StoreError,
 )
-from crabd.events import PlanItem
+from crabd.events import PlanItem, QueuedMessage
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     Message,
     TextBlock,
     ToolMessage,
     UserMessage,
     text_of,
+    without_pictures,
 )
 from crabd.providers.base import TextChunk
 from crabd.runtime.agents import DEFAULT_AGENT, Agents
@@ -276,6 +278,31 @@ async def test_messages_to_a_busy_session_run_in_order() -> None:
         assert [outcome.text for outcome in outcomes] == ["one", "two", "three"]
         assert texts(history(session)) == ["first", "one", "second", "two", "third", "three"]
         assert session.meta.queued == ()
+
+
+async def test_words_stand_for_pictures_in_events_and_queues_and_the_history_has_them() -> None:
+    shown = (TextBlock("What is this?"), ImageBlock("image/png", b"x" * 2000))
+    told = without_pictures(shown)
+    gate = trio.Event()
+    async with open_bench([TextChunk("one"), gate, *says()], says("two"), says("three")) as bench:
+        session = await bench.session()
+
+        first = bench.runtime.admit(session, shown, on_ticket=lambda _: None)
+        await confirm(session, first)
+        await confirm_steer(session, admit_steer(session, shown))
+        second = bench.runtime.admit(session, shown, on_ticket=lambda _: None)
+        await confirm(session, second)
+        queue = session.snapshot(is_active=True).queue
+        gate.set()
+        await outcome_of(second.ticket)
+
+        contents = [(event["type"], event["content"]) for event in bench.events if "content" in event]
+        types = ("run_started", "queued", "steered", "run_started")
+        assert contents == [(type_, list(msgspec.to_builtins(told))) for type_ in types]
+        assert queue == (QueuedMessage("r2", told),)
+        log = [step.record for step in await bench.store.read(session.id)]
+        said = [record.message for record in log if isinstance(record, MessageAdded)]
+        assert [message.content for message in said if isinstance(message, UserMessage)] == [shown] * 3
 
 
 async def test_a_busy_session_can_reject_and_its_queue_has_a_bound() -> None:

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from crabd.events import Budget, ErrorInfo, PlanItem, RuleLists
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     TextBlock,
     ThinkingBlock,
     ToolCall,
@@ -56,7 +57,10 @@ budgets = st.builds(Budget, tokens=limits, cost=amounts, rounds=limits, seconds=
 rules = st.lists(words, max_size=3).map(tuple)
 rule_lists = st.builds(RuleLists, allow=rules, deny=rules, ask=rules)
 text_blocks = st.builds(TextBlock, words)
-user_contents = st.lists(text_blocks, max_size=3).map(tuple)
+pictures = st.builds(
+    ImageBlock, st.sampled_from(["image/png", "image/jpeg"]), st.binary(min_size=1, max_size=20)
+)
+user_contents = st.lists(text_blocks | pictures, max_size=3).map(tuple)
 assistant_blocks = (
     text_blocks | st.builds(ThinkingBlock, words, words, words) | st.builds(ToolCall, words, words, words)
 )

@@ -26,7 +26,7 @@ MANNERS = Manners(batches=False, cancel_method="$/cancel_request")
 
 CAPABILITIES = acp.AgentCapabilities(
     load_session=True,
-    prompt_capabilities=acp.PromptCapabilities(embedded_context=True),
+    prompt_capabilities=acp.PromptCapabilities(image=True, embedded_context=True),
     mcp_capabilities=acp.McpCapabilities(http=True),
     session_capabilities=acp.SessionCapabilities(
         list=acp.NOTHING,

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from crabd.errors import INTERNAL_ERROR, CrabdError, NoRun, RequestCancelled
 from crabd.events import ErrorInfo
-from crabd.messages import StopReason, UserBlock
+from crabd.messages import ImageBlock, StopReason, TextBlock, UserBlock
 from crabd.rpc.envelope import RpcError
 from crabd.rpc.peer import Withdrawable
 from crabd.runtime.intake import admit_steer, confirm, confirm_steer
@@ -79,7 +79,7 @@ class Prompting:
             session = await runtime.sessions.load(self._session)
             if self._is_cancelled:
                 return "cancelled"
-            command = find_command(COMMANDS, self._content[0].text)
+            command = self._find_command()
             admission = None if command is not None else self._admit(session)
         if command is not None:
             return await self._do(opened, session, *command)
@@ -89,6 +89,13 @@ class Prompting:
         await opened.wait_level()
         assert admission.ticket.outcome is not None, "a ticket settles with its outcome"
         return _read_outcome(admission.ticket.outcome)
+
+    def _find_command(self) -> tuple[str, str] | None:
+        match self._content[0]:
+            case TextBlock(text=text):
+                return find_command(COMMANDS, text)
+            case ImageBlock():
+                return None
 
     def _admit(self, session: Session) -> Admission:
         return self._link.runtime.admit(session, self._content, on_ticket=self._note_ticket)

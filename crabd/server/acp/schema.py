@@ -31,7 +31,10 @@ class Text(Wire, frozen=True, tag="text"):
 
 
 class Image(Wire, frozen=True, tag="image"):
-    """A picture; its data is not looked at."""
+    """A picture: ``data`` is the file, in Base64."""
+
+    data: str
+    mime_type: str
 
 
 class Audio(Wire, frozen=True, tag="audio"):
@@ -256,7 +259,7 @@ class Update(Wire, frozen=True, tag_field="sessionUpdate"):
 class Chunk(Update, frozen=True):
     """A piece of a message; pieces of one message have its id."""
 
-    content: Text
+    content: Text | Image
     message_id: str
 
 

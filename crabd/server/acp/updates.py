@@ -14,6 +14,7 @@ from crabd.events import AnyEvent, ErrorInfo, PlanItem, SessionUsage
 from crabd.messages import ToolStatus, UserBlock
 from crabd.server.acp import schema as acp
 from crabd.server.acp.calls import MAX_LIVE, describe_call, describe_result, show
+from crabd.server.acp.content import show_block
 
 PLAN_STATUSES: dict[events.PlanStatus, acp.PlanStatus] = {
     "pending": "pending",
@@ -99,7 +100,7 @@ class Teller:
             return
         self._said.add(id_)
         for block in content:
-            yield acp.UserChunk(content=acp.Text(text=block.text), message_id=f"{id_}.user")
+            yield acp.UserChunk(content=show_block(block), message_id=f"{id_}.user")
 
     def add(self, kind: type[acp.AgentChunk] | type[acp.ThoughtChunk], text: str) -> Iterator[acp.Update]:
         """Tell what has not been told yet of the next piece of what the agent says or thinks."""

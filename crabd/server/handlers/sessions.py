@@ -133,7 +133,10 @@ async def _load_and_steer(caller: Caller, params: api.Steer, place: Place) -> ap
 
 
 def _steer(caller: Caller, session: Session, params: api.Steer) -> Awaitable[api.SteerQueued]:
-    steering = admit_steer(session, _blocks(params.content), params.request_key)
+    content = _blocks(params.content)
+    if session.run is not None and (params.request_key is None or params.request_key not in session.keys):
+        caller.runtime.equipper.refuse_unseen(session, content)
+    steering = admit_steer(session, content, params.request_key)
     return _finish_steer(caller, session, steering)
 
 

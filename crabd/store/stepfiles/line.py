@@ -21,6 +21,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     Message,
     StopReason,
     TextBlock,
@@ -31,6 +32,7 @@ from crabd.messages import (
     UserMessage,
     text_of,
     tool_calls_of,
+    words_of,
 )
 from crabd.store.journal.line import KNOWN_TYPES, BadLine
 from crabd.store.record import (
@@ -229,7 +231,7 @@ def _shape_message(step: Step, record: MessageAdded, append: tuple[int, int] | N
 def _speak(message: Message) -> Spoken:
     match message:
         case UserMessage():
-            return Spoken("user", text_of(message))
+            return Spoken("user", words_of(message))
         case ToolMessage(call=call, name=name, output=output):
             return Spoken("tool", output, tool_call_id=call, name=name)
         case AssistantMessage(content=content):
@@ -271,9 +273,11 @@ def _hear(spoken: Spoken, said: Said) -> Message:
     content = _blocks(spoken) if said.content is None else said.content
     match spoken.role:
         case "user":
-            return UserMessage(tuple(block for block in content if isinstance(block, TextBlock)), said.steer)
+            shown = tuple(block for block in content if isinstance(block, TextBlock | ImageBlock))
+            return UserMessage(shown, said.steer)
         case "assistant":
-            return AssistantMessage(content, said.model, said.partial, said.agent)
+            replied = tuple(block for block in content if not isinstance(block, ImageBlock))
+            return AssistantMessage(replied, said.model, said.partial, said.agent)
         case "tool":
             status = said.status or "ok"
             return ToolMessage(spoken.tool_call_id, spoken.name, spoken.content or "", status)

@@ -7,11 +7,11 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from crabd.messages import AssistantBlock, ToolStatus
+from crabd.messages import AssistantBlock, ImageBlock, ToolStatus
 from crabd.store.record import Record, Step
 
 # What a message of ours holds, in the order in which it was said.
-Blocks: TypeAlias = tuple[AssistantBlock, ...]
+Blocks: TypeAlias = tuple[AssistantBlock | ImageBlock, ...]
 
 
 class Function(Struct, frozen=True):

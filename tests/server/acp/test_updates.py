@@ -40,14 +40,14 @@ LOG: tuple[Message, ...] = (
     AssistantMessage((TextBlock("done"),)),
 )
 EVENTS: tuple[AnyEvent, ...] = (
-    events.RunStarted(user_text("do it").content, 2),
+    events.RunStarted((TextBlock("do it"),), 2),
     events.ThinkingDelta("h"),
     events.ThinkingDelta("m"),
     events.TextDelta("fir"),
     events.TextDelta("st"),
     events.ToolCalled("c", "bash", CALL.arguments),
     events.ToolResult("c", "bash", "ok", "a b", 1),
-    events.Steered("r1.s1", user_text("faster").content),
+    events.Steered("r1.s1", (TextBlock("faster"),)),
     events.TextDelta("second"),
     events.ToolCalled("c", "bash", CALL.arguments),
     events.ToolResult("c", "bash", "error", "no", 1),
@@ -70,6 +70,7 @@ def join(updates: Sequence[acp.Update]) -> list[tuple[str, ...]]:
     joined: list[tuple[str, ...]] = []
     for update in updates:
         if isinstance(update, acp.Chunk):
+            assert isinstance(update.content, acp.Text)
             kind, text = type(update).__name__, update.content.text
             if joined and joined[-1][:2] == (kind, update.message_id):
                 text = joined.pop()[2] + text
@@ -136,7 +137,7 @@ def test_a_picture_of_the_reply_and_its_deltas_overlap_by_nothing(before: int, d
     told += catch_up(teller, RunPicture("r1", utc_now(), 1, reply, (), 0), 9)
     told += take(teller, [events.TextDelta(text[last:])])
 
-    assert "".join(u.content.text for u in told if isinstance(u, acp.AgentChunk)) == text
+    assert "".join(said for kind, _, said in join(told) if kind == "AgentChunk") == text
 
 
 def test_calls_that_have_begun_are_in_the_picture_and_end_with_events() -> None:

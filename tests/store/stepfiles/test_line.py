@@ -14,6 +14,7 @@ from crabd.errors import INTERNAL_ERROR
 from crabd.events import ErrorInfo
 from crabd.messages import (
     AssistantMessage,
+    ImageBlock,
     TextBlock,
     ThinkingBlock,
     ToolCall,
@@ -148,6 +149,14 @@ def test_messages_are_spelled_as_crabtalk_spells_them() -> None:
         {"message": {"role": "assistant", "content": None, "tool_calls": calls}},
         {"message": {"role": "tool", "content": "text", "tool_call_id": "c1", "name": "read"}},
     ]
+
+
+def test_crabtalk_is_told_in_words_that_there_is_a_picture() -> None:
+    shown = UserMessage((TextBlock("What is this?"), ImageBlock("image/png", b"\x89PNG")))
+
+    told = spoken(MessageAdded("r1", shown))
+
+    assert told == {"message": {"role": "user", "content": "What is this?\n[picture: image/png, 1 kB]"}}
 
 
 def test_a_message_is_told_once_unless_its_blocks_are_in_an_unusual_order() -> None:
